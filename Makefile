@@ -1,0 +1,64 @@
+# `make demo` and `make test` need git, make and Python 3.11; they install the rest into a folder of their own outside the
+# checkout (Ikomia's packer publishes everything that lies in a plugin's folder).
+
+PYTHON ?= python3.11
+CACHE  ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/infer_segment_anything_2
+# One folder per checkout, so that two of them never share an installation.
+WORK   ?= $(CACHE)/$(shell printf %s '$(CURDIR)' | cksum | cut -d' ' -f1)
+VENV   := $(WORK)/venv
+READY  := $(VENV)/ready-$(shell cat requirements.txt tests/requirements.txt | cksum | cut -d' ' -f1)
+OUT    ?= $(WORK)/demo
+MODEL  ?= sam2_hiera_nano
+IMAGE  ?=
+
+# Nothing that runs below leaves a cache in the checkout.
+export PYTHONPYCACHEPREFIX := $(WORK)/pycache
+export RUFF_CACHE_DIR := $(WORK)/ruff
+export HYPOTHESIS_STORAGE_DIRECTORY := $(WORK)/hypothesis
+export IKOMIA_AUTO_COMPLETION := False
+
+.PHONY: help setup demo test test-slow lint format pictures clean
+
+help:
+	@echo "make demo       segment sample pictures, or IMAGE=photo.jpg, with MODEL=$(MODEL); writes to OUT=$(OUT)"
+	@echo "make test       lint and all tests"
+	@echo "make test-slow  the tests that take minutes or gigabytes"
+	@echo "make pictures   draw the pictures of the README again"
+	@echo "make format     sort imports and format the code"
+	@echo "make clean      remove what the other commands installed and wrote: $(WORK)"
+
+setup: $(READY)
+
+# Without build isolation, as Ikomia's hub installs a plugin: with it, pip would download a second torch to build sam2.
+$(READY): requirements.txt tests/requirements.txt
+	@echo "Setting up in $(VENV): some minutes, once."
+	@mkdir -p $(WORK)
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check setuptools wheel
+	@SAM2_BUILD_CUDA=0 $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+		-r requirements.txt -r tests/requirements.txt
+	@touch $@
+
+demo: $(READY)
+	@HOME=$(WORK)/home $(VENV)/bin/python tests/tools/demo.py --out "$(OUT)" --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)")
+
+test: lint
+	@$(VENV)/bin/python -m pytest -m "not slow"
+
+test-slow: $(READY)
+	@$(VENV)/bin/python -m pytest -m slow
+
+lint: $(READY)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+format: $(READY)
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+pictures: $(READY)
+	@HOME=$(WORK)/home $(VENV)/bin/python tests/tools/pictures.py
+
+clean:
+	rm -rf "$(WORK)"

@@ -1,0 +1,312 @@
+"""Ikomia's side of the plugin: its parameters, its task and the factories that make them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import numpy as np
+from ikomia import core, dataprocess
+from ikomia.core.task import TaskParam
+from tqdm import tqdm
+
+from infer_segment_anything_2.segmentation import prompts as prompting
+from infer_segment_anything_2.segmentation.images import to_rgb8
+from infer_segment_anything_2.segmentation.masks import (
+    MAX_LABELS,
+    Masks,
+    class_colours,
+    class_names,
+    label_image,
+    overlay,
+    ranked,
+)
+from infer_segment_anything_2.segmentation.parameters import Parameters, cuda_is_available, to_text, update
+
+logger = logging.getLogger(__name__)
+
+#: Studio asks for the number of progress steps before a run, when the number of batches is not known yet.
+PROGRESS_STEPS = 100
+
+
+class InferSegmentAnything2Param(TaskParam):
+    """The parameters as Ikomia keeps them: text outside, :class:`Parameters` inside."""
+
+    def __init__(self) -> None:
+        TaskParam.__init__(self)
+        self.values = Parameters()
+
+    def set_values(self, params: dict[str, str]) -> None:
+        """Take new values; raises ValueError and changes nothing when one of them is not accepted."""
+        self.values = update(self.values, {name: params[name] for name in params})
+
+    def get_values(self) -> dict[str, str]:
+        """All values as text, under every name that they may be set by."""
+        return to_text(self.values)
+
+
+class StopRequested(Exception):  # noqa: N818 - not an error, a wish
+    """The user stopped the run."""
+
+
+class OverlaidImage(dataprocess.CImageIO):
+    """An image that shows masks over itself without darkening what is not masked.
+
+    ikomia's own overlay (seen in 0.15.1 and 0.16.1) blends the background with its colour, black, and fails on images
+    with an alpha channel.
+    """
+
+    def __init__(self) -> None:
+        dataprocess.CImageIO.__init__(self, core.IODataType.IMAGE)
+
+    def get_image_with_mask(self, mask_io: dataprocess.CSemanticSegmentationIO) -> np.ndarray:
+        """(H, W, 3) uint8 RGB: the image with the masks of `mask_io` in their colours."""
+        return overlay(to_rgb8(self.get_image()), mask_io.get_mask(), mask_io.get_colors())
+
+
+class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
+    """Segment Anything 2 as a task of an Ikomia workflow.
+
+    Inputs: 0 the image, 1 drawn graphics. Outputs: 0 the image, 1 the label image (with multimask_output and a prompt
+    1, 2 and 3), last the instances if asked for.
+    """
+
+    def __init__(self, name: str, param: InferSegmentAnything2Param | None) -> None:
+        dataprocess.CSemanticSegmentationTask.__init__(self, name)
+        self.set_param_object(InferSegmentAnything2Param() if param is None else copy.deepcopy(param))
+        self.set_output(OverlaidImage(), 0)
+        self._segmenter = None
+        self._stop_requested = False
+
+    def get_progress_steps(self) -> int:
+        """How far Studio's bar goes in one run."""
+        return PROGRESS_STEPS
+
+    def init_long_process(self) -> None:
+        """Download the model if it is not there and load it: call it when deploying, or the first run does."""
+        self._open_segmenter()
+        super().init_long_process()
+
+    def stop(self) -> None:
+        """End a running automatic mode within one batch."""
+        super().stop()
+        self._stop_requested = True
+
+    def run(self) -> None:
+        """Segment the image of input 0."""
+        self._stop_requested = False
+        self.begin_task_run()
+        parameters = self._parameters()
+        image = self._image()
+        prompts = self._prompts(parameters, image)
+        segmenter = self._open_segmenter()
+        progress = StudioProgress(self)
+        try:
+            if prompts:
+                candidates = segmenter.predict(
+                    image,
+                    prompts,
+                    multimask_output=parameters.multimask_output,
+                    mask_threshold=parameters.mask_threshold,
+                    input_size_percent=parameters.input_size_percent,
+                )
+            else:
+                candidates = [self._everything(segmenter, image, parameters, progress)]
+            self._publish(candidates, parameters, image)
+        except StopRequested:
+            logger.info("Stopped by the user.")
+        progress.finish()
+        self.end_task_run()
+
+    def get_image_with_mask(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB: the image with the masks of output 1 in their colours, its background untouched."""
+        return self.get_output(0).get_image_with_mask(self.get_output(1))
+
+    def _parameters(self) -> Parameters:
+        return self.get_param_object().values
+
+    def _image(self) -> np.ndarray:
+        source = self.get_input(0)
+        if not source.is_data_available():
+            raise ValueError("The input image is empty or missing.")
+        return to_rgb8(source.get_image())
+
+    def _prompts(self, parameters: Parameters, image: np.ndarray) -> prompting.Prompts:
+        return prompting.make_prompts(
+            prompting.parse_points(parameters.input_point),
+            prompting.parse_labels(parameters.input_point_label),
+            prompting.parse_boxes(parameters.input_box),
+            image.shape[:2],
+        )
+
+    def _open_segmenter(self):
+        """The shared segmenter that the parameters ask for, loaded if nobody in this process holds it."""
+        from infer_segment_anything_2.segmentation.segmenter import open_segmenter  # imports torch and sam2
+
+        parameters = self._parameters()
+        if parameters.cuda and not cuda_is_available():
+            logger.warning("cuda: no CUDA device was found, the CPU computes instead.")
+        self._segmenter = open_segmenter(
+            parameters.model_name,
+            model_weight_file=parameters.model_weight_file,
+            config_file=parameters.config_file,
+            device="cuda" if parameters.cuda and cuda_is_available() else "cpu",
+            apply_postprocessing=parameters.apply_postprocessing,
+        )
+        return self._segmenter
+
+    def _everything(self, segmenter, image: np.ndarray, parameters: Parameters, progress: StudioProgress) -> Masks:
+        from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
+
+        settings = AutomaticSettings(
+            points_per_side=parameters.points_per_side,
+            point_grids=prompting.parse_point_grids(parameters.point_grids),
+            points_per_batch=parameters.points_per_batch,
+            pred_iou_thresh=parameters.iou_thresh,
+            stability_score_thresh=parameters.stability_score_thresh,
+            stability_score_offset=parameters.stability_score_offset,
+            mask_threshold=parameters.mask_threshold,
+            box_nms_thresh=parameters.box_nms_thresh,
+            crop_n_layers=parameters.crop_n_layers,
+            crop_nms_thresh=parameters.crop_nms_thresh,
+            crop_overlap_ratio=parameters.crop_overlap_ratio,
+            crop_n_points_downscale_factor=parameters.crop_n_points_downscale_factor,
+            min_mask_region_area=parameters.min_mask_region_area,
+            use_m2m=parameters.use_m2m,
+            multimask_output=parameters.multimask_output,
+        )
+        masks = segmenter.generate(image, settings, input_size_percent=parameters.input_size_percent, progress=progress)
+        if not len(masks):
+            logger.warning(
+                "No mask was found: lower iou_thresh (%g) or stability_score_thresh (%g), or raise points_per_side.",
+                parameters.iou_thresh,
+                parameters.stability_score_thresh,
+            )
+        return ranked(masks)
+
+    def _publish(self, candidates: list[Masks], parameters: Parameters, image: np.ndarray) -> None:
+        """Fill outputs 1, 2, … with one label image each and the last with instances; none of an earlier run stays."""
+        while self.get_output_count() > 2:
+            self.remove_output(self.get_output_count() - 1)
+        for index, masks in enumerate(candidates, start=1):
+            if index > 1:
+                self.add_output(dataprocess.CSemanticSegmentationIO())
+            if len(masks) > MAX_LABELS:
+                logger.warning(
+                    "%d masks were found and a label image holds %d: the %d with the lowest predicted IoU are not "
+                    "painted. instance_output = True gives all of them.",
+                    len(masks),
+                    MAX_LABELS,
+                    len(masks) - MAX_LABELS,
+                )
+            names = class_names(masks.scores)
+            output = self.get_output(index)
+            output.clear_data()
+            output.set_class_names(names)
+            output.set_class_colors(class_colours(len(names) - 1))
+            output.set_mask(label_image(masks))
+        if parameters.instance_output:
+            self._publish_instances(candidates, image)
+
+    def _publish_instances(self, candidates: list[Masks], image: np.ndarray) -> None:
+        instances = dataprocess.CInstanceSegmentationIO()
+        self.add_output(instances)
+        height, width = image.shape[:2]
+        instances.init(self.name, 0, width, height)
+        number = 0
+        for masks in candidates:
+            colours = class_colours(len(masks))
+            for k, (mask, (x0, y0, x1, y1)) in enumerate(zip(masks, masks.boxes_xyxy.tolist(), strict=True), start=1):
+                instances.add_object(
+                    number,
+                    0,
+                    k,
+                    f"mask {k}",
+                    float(masks.scores[k - 1]),
+                    x0,
+                    y0,
+                    x1 - x0,
+                    y1 - y0,
+                    np.ascontiguousarray(mask, np.uint8),
+                    colours[k],
+                )
+                number += 1
+
+
+class StudioProgress:
+    """Moves Studio's bar, and a tqdm bar where there is a terminal, with the batches of automatic mode.
+
+    Called with the batches done and in all; raises :class:`StopRequested` once the task was asked to stop.
+    """
+
+    def __init__(self, task: InferSegmentAnything2) -> None:
+        self._task = task
+        self._steps = 0
+        self._bar: tqdm | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that `done` of `total` batches are done."""
+        if self._bar is None:
+            self._bar = tqdm(total=total, desc="Segmenting", unit="batch", disable=None, leave=False)
+        self._bar.update(done - self._bar.n)
+        self._advance(PROGRESS_STEPS * done // max(total, 1))
+        if self._task._stop_requested:
+            raise StopRequested
+
+    def finish(self) -> None:
+        """Fill the bar, whatever was done."""
+        if self._bar is not None:
+            self._bar.close()
+        self._advance(PROGRESS_STEPS)
+
+    def _advance(self, steps: int) -> None:
+        for _ in range(steps - self._steps):
+            self._task.emit_step_progress()
+        self._steps = steps
+
+
+class InferSegmentAnything2Factory(dataprocess.CTaskFactory):
+    """Makes tasks, and tells the hub and Studio what they are."""
+
+    def __init__(self) -> None:
+        dataprocess.CTaskFactory.__init__(self)
+        info = self.info
+        info.name = "infer_segment_anything_2"
+        info.short_description = "Segment anything in an image with SAM 2: by points, boxes, or everything at once."
+        info.path = "Plugins/Python/Segmentation"
+        info.version = "2.0.0"
+        info.min_ikomia_version = "0.15.0"
+        info.min_python_version = "3.10.0"
+        info.icon_path = "images/icon.png"
+        info.authors = (
+            "Nikhila Ravi, Valentin Gabeur, Yuan-Ting Hu, Ronghang Hu, Chaitanya Ryali, Tengyu Ma, Haitham Khedr, "
+            "Roman Rädle, Chloe Rolland, Laura Gustafson, Eric Mintun, Junting Pan, Kalyan Vasudev Alwala, "
+            "Nicolas Carion, Chao-Yuan Wu, Ross Girshick, Piotr Dollár, Christoph Feichtenhofer"
+        )
+        info.article = "SAM 2: Segment Anything in Images and Videos"
+        info.article_url = "https://arxiv.org/abs/2408.00714"
+        info.journal = "arXiv:2408.00714"
+        info.year = 2024
+        info.license = "Apache-2.0"
+        info.documentation_link = "https://ai.meta.com/sam2/"
+        info.repository = "https://github.com/Ikomia-hub/infer_segment_anything_2"
+        info.original_repository = "https://github.com/facebookresearch/sam2"
+        info.keywords = "SAM 2,segment anything,segmentation,mask,prompt,point,box,automatic,annotation,Hiera,PyTorch"
+        info.algo_type = core.AlgoType.INFER
+        info.algo_tasks = "SEMANTIC_SEGMENTATION"
+
+    def create(self, param: InferSegmentAnything2Param | None = None) -> InferSegmentAnything2:
+        """A task with a copy of `param`, or with the default parameters."""
+        return InferSegmentAnything2(self.info.name, param)
+
+
+class InferSegmentAnything2ParamFactory(dataprocess.CTaskParamFactory):
+    """Makes parameters."""
+
+    def __init__(self) -> None:
+        dataprocess.CTaskParamFactory.__init__(self)
+        self.name = "infer_segment_anything_2"
+
+    def create(self) -> InferSegmentAnything2Param:
+        """The default parameters."""
+        return InferSegmentAnything2Param()

@@ -1,0 +1,66 @@
+"""Images of any kind, made into what SAM 2 takes: RGB with 8 bits a channel."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def to_rgb8(image: npt.NDArray) -> npt.NDArray[np.uint8]:
+    """`image` as (H, W, 3) uint8 RGB, contiguous.
+
+    8-bit values stay as they are and booleans become 0 and 255. Floats within [0, 1] are scaled by 255, floats within
+    [0, 255] are rounded. Anything else (16-bit, 32-bit, wider floats) is stretched linearly from its own minimum and
+    maximum to 0 and 255, as viewers do, because a camera's 12 bits in a 16-bit file would be black otherwise. NaN counts
+    as the smallest value, infinities as the largest and smallest finite ones.
+
+    Args:
+        image: (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, of any integer, float or boolean dtype. Alpha is
+            dropped.
+
+    Raises:
+        ValueError: an empty image, or a shape other than these.
+    """
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+        raise ValueError(
+            f"The input image has the shape {image.shape}; accepted are (height, width) and (height, width, channels) "
+            "with 1, 3 or 4 channels."
+        )
+    if image.size == 0:
+        raise ValueError(f"The input image is empty: its shape is {image.shape}.")
+    if not (np.issubdtype(image.dtype, np.number) or image.dtype == bool) or np.iscomplexobj(image):
+        raise ValueError(f"The input image holds {image.dtype}; accepted are integers, floats and booleans.")
+    colour = image[..., :3] if image.ndim == 3 else image[..., None]
+    if colour.shape[2] == 1:
+        colour = colour.repeat(3, axis=2)
+    return np.ascontiguousarray(_to_uint8(colour))
+
+
+def _to_uint8(values: npt.NDArray) -> npt.NDArray[np.uint8]:
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == bool:
+        return values.astype(np.uint8) * 255
+    is_float = np.issubdtype(values.dtype, np.floating)
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return np.zeros(values.shape, np.uint8)
+    low, high = float(finite.min()), float(finite.max())
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    if is_float and 0 <= low and high <= 1:
+        low, high = 0.0, 1.0
+    elif is_float and 0 <= low and high <= 255:
+        low, high = 0.0, 255.0
+    scale = 255 / (high - low) if high > low else 0.0
+    return np.rint((values - low) * scale).astype(np.uint8)
+
+
+def resize_percent(image: npt.NDArray[np.uint8], percent: int) -> npt.NDArray[np.uint8]:
+    """`image` (H, W, 3) at `percent` of its size, each side at least 1 pixel, with antialiasing; itself at 100."""
+    if percent == 100:
+        return image
+    from PIL import Image
+
+    height, width = (max(1, round(side * percent / 100)) for side in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))

@@ -1,0 +1,241 @@
+"""Automatic mode: the masks of SAM2AutomaticMaskGenerator, with progress, a way to stop, and less memory.
+
+The same points, thresholds and suppression as sam2 1.1.0, and so the same masks up to float rounding. What differs is the
+order of work where it cannot change the result: masks below the predicted IoU are dropped before they are brought to the
+image's size, the others are brought there a few at a time and kept run-length encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .masks import Masks, encode
+from .model_loader import sam2_imports
+
+with sam2_imports():
+    from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
+    from sam2.sam2_image_predictor import SAM2ImagePredictor
+    from sam2.utils.amg import (
+        MaskData,
+        batch_iterator,
+        batched_mask_to_box,
+        build_point_grid,
+        calculate_stability_score,
+        generate_crop_boxes,
+        is_box_near_crop_edge,
+        remove_small_regions,
+        uncrop_boxes_xyxy,
+        uncrop_masks,
+    )
+from torchvision.ops.boxes import batched_nms, box_area
+
+Progress = Callable[[int, int], None]
+"""Called with the batches done and the batches in all, before the first and after each. What it raises ends the run."""
+
+#: Points decoded at once on a CPU, whatever points_per_batch says: larger batches fall out of its cache (185 ms a point at
+#: 64, 81 ms at 2, sam2_hiera_tiny on two AVX2 cores). The masks are the same.
+CPU_POINTS_PER_BATCH = 4
+
+#: Pixels of masks that are brought to the image's size at once; bounds the memory on large images.
+UPSCALED_PIXELS = 1 << 24
+
+
+@dataclass(frozen=True)
+class AutomaticSettings:
+    """What automatic mode looks for; names, meaning and defaults are SAM2AutomaticMaskGenerator's.
+
+    `point_grids` holds one (N, 2) array in [0, 1] per crop layer and replaces `points_per_side`. `min_mask_region_area` is in
+    pixels of the image, as in the first SAM: holes and islands that are smaller are removed.
+    """
+
+    points_per_side: int | None = 32
+    point_grids: list[npt.NDArray[np.float64]] | None = None
+    points_per_batch: int = 64
+    pred_iou_thresh: float = 0.8
+    stability_score_thresh: float = 0.95
+    stability_score_offset: float = 1.0
+    mask_threshold: float = 0.0
+    box_nms_thresh: float = 0.7
+    crop_n_layers: int = 0
+    crop_nms_thresh: float = 0.7
+    crop_overlap_ratio: float = 512 / 1500
+    crop_n_points_downscale_factor: int = 1
+    min_mask_region_area: int = 0
+    use_m2m: bool = False
+    multimask_output: bool = True
+
+    def grids(self) -> list[npt.NDArray[np.float64]]:
+        """One (N, 2) grid of points in [0, 1] per crop layer.
+
+        Raises:
+            ValueError: neither or both of points_per_side and point_grids, or not one grid for each layer.
+        """
+        layers = self.crop_n_layers + 1
+        if (self.points_per_side is None) == (self.point_grids is None):
+            raise ValueError(
+                "points_per_side, point_grids: accepted is a number of points per side, or points_per_side = None together "
+                "with point_grids."
+            )
+        if self.point_grids is None:
+            # A factor that leaves no point in a deep layer would divide by zero inside sam2; one point stays.
+            sides = (self.points_per_side // self.crop_n_points_downscale_factor**i for i in range(layers))
+            return [build_point_grid(max(side, 1)) for side in sides]
+        if len(self.point_grids) != layers:
+            raise ValueError(
+                f"point_grids: {len(self.point_grids)} grid(s) for {layers} layer(s); accepted is one grid for the image "
+                f"and one for each of crop_n_layers = {self.crop_n_layers}."
+            )
+        return self.point_grids
+
+
+class MaskGenerator(SAM2AutomaticMaskGenerator):
+    """Masks for everything in an image.
+
+    Args:
+        predictor: sets the images and decodes points; its masks come at the decoder's resolution
+            (:class:`.segmenter.ImagePredictor`).
+        settings: what to look for.
+    """
+
+    def __init__(self, predictor: SAM2ImagePredictor, settings: AutomaticSettings) -> None:
+        names = {name: value for name, value in vars(settings).items() if name != "min_mask_region_area"}
+        grids = settings.grids()
+        # min_mask_region_area stays 0 inside sam2: there it needs a CUDA extension and works on low-resolution masks.
+        super().__init__(predictor.model, **(names | {"points_per_side": None, "point_grids": grids}))
+        self.predictor = predictor
+        self.settings = settings
+        if predictor.device.type == "cpu":
+            self.points_per_batch = min(self.points_per_batch, CPU_POINTS_PER_BATCH)
+
+    @torch.inference_mode()
+    def masks_of(self, image: npt.NDArray[np.uint8], progress: Progress | None = None) -> Masks:
+        """Masks of everything found, in the order in which sam2 gives them.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            progress: is told of each batch of points.
+        """
+        image_hw = image.shape[:2]
+        crops = [
+            (box, layer)
+            for box, layer in zip(
+                *generate_crop_boxes(image_hw, self.crop_n_layers, self.crop_overlap_ratio), strict=True
+            )
+            if box[2] > box[0] and box[3] > box[1]  # crops of a tiny image can be empty
+        ]
+        total = sum(-(-len(self.point_grids[layer]) // self.points_per_batch) for _, layer in crops)
+        self._done, self._report = 0, lambda done: progress(done, total) if progress else None
+        self._report(0)
+
+        data = MaskData()
+        for crop_box, layer in crops:
+            found = self._process_crop(image, crop_box, layer, image_hw)
+            if len(found["rles"]):  # sam2's own code fails where no crop finds anything
+                data.cat(found)
+        if not dict(data.items()):
+            empty = np.zeros(0, np.float32)
+            return Masks(image_hw, [], empty, empty)
+        if len(crops) > 1:
+            # Smaller crops see their objects larger: their masks win.
+            data.filter(self._nms(data, 1 / box_area(data["crop_boxes"].to(data["boxes"])), self.crop_nms_thresh))
+        if self.settings.min_mask_region_area > 0:
+            self._remove_small_regions(data)
+        return Masks(
+            image_hw,
+            data["rles"],
+            data["iou_preds"].float().cpu().numpy(),
+            data["stability_score"].float().cpu().numpy(),
+        )
+
+    def _process_crop(self, image, crop_box, crop_layer_idx, orig_size) -> MaskData:
+        x0, y0, x1, y1 = crop_box
+        self.predictor.set_image(image[y0:y1, x0:x1])
+        points_for_image = self.point_grids[crop_layer_idx] * np.array([[x1 - x0, y1 - y0]])
+        data = MaskData()
+        for (points,) in batch_iterator(self.points_per_batch, points_for_image):
+            data.cat(self._process_batch(points, (y1 - y0, x1 - x0), crop_box, orig_size, normalize=True))
+            self._done += 1
+            self._report(self._done)
+        data.filter(self._nms(data, data["iou_preds"], self.box_nms_thresh))
+        data["boxes"] = uncrop_boxes_xyxy(data["boxes"], crop_box)
+        data["crop_boxes"] = torch.tensor([crop_box] * len(data["rles"])).reshape(-1, 4)
+        return data
+
+    def _process_batch(self, points, im_size, crop_box, orig_size, normalize=False) -> MaskData:
+        in_points = self.predictor._transforms.transform_coords(
+            torch.as_tensor(points, dtype=torch.float32, device=self.predictor.device), normalize, im_size
+        )
+        logits, iou_preds, low_res_masks = self._decode(in_points, self.multimask_output)
+        if self.use_m2m:  # sam2 refines all masks, then filters: which ones pass is known only after
+            in_points = in_points.repeat_interleave(logits.shape[1], dim=0)
+            refined = [
+                self._decode(p, False, m)
+                for p, m in batch_iterator(self.points_per_batch, in_points, low_res_masks.flatten(0, 1)[:, None])
+            ]
+            logits, iou_preds = (torch.cat([r[i] for r in refined]) for i in (0, 1))
+        logits, iou_preds = logits.flatten(0, 1), iou_preds.flatten(0, 1).float()
+        if self.pred_iou_thresh > 0:
+            keep = iou_preds > self.pred_iou_thresh
+            logits, iou_preds = logits[keep], iou_preds[keep]
+
+        chunk = max(1, UPSCALED_PIXELS // (im_size[0] * im_size[1]))
+        data = MaskData(
+            boxes=torch.zeros(0, 4, dtype=torch.int64, device=logits.device),
+            iou_preds=iou_preds[:0],
+            stability_score=iou_preds[:0],
+            rles=[],
+        )
+        for low_res, scores in batch_iterator(chunk, logits, iou_preds):
+            data.cat(self._measure(low_res, scores, im_size, crop_box, orig_size))
+        return data
+
+    def _decode(self, in_points, multimask_output, mask_input=None):
+        labels = torch.ones(len(in_points), 1, dtype=torch.int, device=in_points.device)
+        return self.predictor._predict(
+            in_points[:, None], labels, mask_input=mask_input, multimask_output=multimask_output, return_logits=True
+        )
+
+    def _measure(self, low_res, iou_preds, im_size, crop_box, orig_size) -> MaskData:
+        """Stability, box and run-length encoding of logits (N, h, w), at the size of the crop; unstable ones dropped."""
+        logits = self.predictor.upscale(low_res[:, None], im_size)[:, 0]
+        data = MaskData(
+            masks=logits > self.mask_threshold,
+            iou_preds=iou_preds,
+            stability_score=calculate_stability_score(logits, self.mask_threshold, self.stability_score_offset),
+        )
+        if self.stability_score_thresh > 0:
+            data.filter(data["stability_score"] >= self.stability_score_thresh)
+        data["boxes"] = batched_mask_to_box(data["masks"])
+        data.filter(~is_box_near_crop_edge(data["boxes"], crop_box, [0, 0, orig_size[1], orig_size[0]]))
+        data["rles"] = [encode(m) for m in uncrop_masks(data["masks"], crop_box, *orig_size).cpu().numpy()]
+        del data["masks"]
+        return data
+
+    @staticmethod
+    def _nms(data: MaskData, scores: torch.Tensor, threshold: float) -> torch.Tensor:
+        """Places of the masks that stay when, of overlapping boxes, the one with the best score does."""
+        boxes = data["boxes"].float()
+        return batched_nms(boxes, scores, torch.zeros_like(boxes[:, 0]), iou_threshold=threshold)
+
+    def _remove_small_regions(self, data: MaskData) -> None:
+        """Fill small holes, drop small islands, then suppress again: masks may have become duplicates.
+
+        As SAM2AutomaticMaskGenerator.postprocess_small_regions does (which sam2 itself never calls), on compressed masks.
+        """
+        rles, boxes, unchanged = [], [], []
+        for rle in data["rles"]:
+            mask = Masks(tuple(rle["size"]), [rle], np.zeros(1, np.float32))[0]
+            mask, filled = remove_small_regions(mask, self.settings.min_mask_region_area, mode="holes")
+            mask, dropped = remove_small_regions(mask, self.settings.min_mask_region_area, mode="islands")
+            changed = filled or dropped
+            unchanged.append(float(not changed))
+            rles.append(encode(mask) if changed else rle)
+            boxes.append(batched_mask_to_box(torch.as_tensor(np.ascontiguousarray(mask))[None])[0])
+        data["rles"], data["boxes"] = rles, torch.stack(boxes).to(data["boxes"].device)
+        scores = torch.tensor(unchanged, device=data["boxes"].device)
+        data.filter(self._nms(data, scores, max(self.box_nms_thresh, self.crop_nms_thresh)))

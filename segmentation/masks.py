@@ -1,0 +1,141 @@
+"""Masks, compressed until they are looked at, and what people look at: label images, names, colours, overlays."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco
+
+#: Ikomia's semantic output takes 8-bit labels only (a 16-bit mask raises in its OpenCV, ikomia 0.16.1).
+MAX_LABELS = 255
+
+
+class RLE(TypedDict):
+    """A mask in COCO's compressed run-length encoding, as pycocotools writes it."""
+
+    size: list[int]
+    counts: bytes
+
+
+def encode(mask: npt.NDArray[np.bool_]) -> RLE:
+    """The COCO run-length encoding of a mask (H, W) bool."""
+    return coco.encode(np.asfortranarray(mask.view(np.uint8)))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """N masks of one image with what the model says of them. A mask costs about a kilobyte until it is decoded.
+
+    Attributes:
+        image_hw: height and width in pixels of the image, and of every decoded mask.
+        rles: N masks, COCO run-length encoded.
+        scores: (N,) float32, the IoU with the true mask that the model predicts.
+        stability_scores: (N,) float32 of automatic mode; empty for prompts.
+    """
+
+    image_hw: tuple[int, int]
+    rles: list[RLE]
+    scores: npt.NDArray[np.float32]
+    stability_scores: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.bool_]:
+        """Mask `index`, decoded: (H, W) bool."""
+        return coco.decode(self.rles[index]).view(bool)
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.bool_]]:
+        """The masks, decoded one at a time."""
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def areas(self) -> npt.NDArray[np.int64]:
+        """(N,) int64, pixels of each mask."""
+        return np.array([coco.area(rle) for rle in self.rles], np.int64)
+
+    @property
+    def boxes_xyxy(self) -> npt.NDArray[np.float32]:
+        """(N, 4) float32: the smallest box around each mask, in pixels, its far corner one past the last pixel."""
+        boxes = np.array([coco.toBbox(rle) for rle in self.rles], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return boxes
+
+    def take(self, order: Sequence[int] | npt.NDArray[np.int64]) -> Masks:
+        """The masks at the places `order`, in that order."""
+        order = np.asarray(order, np.int64)
+        return Masks(
+            self.image_hw,
+            [self.rles[i] for i in order],
+            self.scores[order],
+            self.stability_scores[order] if len(self.stability_scores) else self.stability_scores,
+        )
+
+
+def ranked(masks: Masks, max_labels: int = MAX_LABELS) -> Masks:
+    """Masks of automatic mode in the order of their labels: by area, the largest first.
+
+    Beyond `max_labels` the ones with the highest predicted IoU come first, by area, and then the others, by score.
+    """
+    by_score = np.argsort(-masks.scores, kind="stable")
+    painted = np.sort(by_score[:max_labels])
+    by_area = painted[np.argsort(-masks.areas[painted], kind="stable")]
+    return masks.take(np.concatenate([by_area, by_score[max_labels:]]))
+
+
+def label_image(masks: Masks, max_labels: int = MAX_LABELS) -> npt.NDArray[np.uint8]:
+    """(H, W) uint8: 0 background, k + 1 where mask k is on top; larger masks lie below smaller ones.
+
+    Only the first `max_labels` masks are painted.
+    """
+    labels = np.zeros(masks.image_hw, np.uint8)
+    for k in np.argsort(-masks.areas[:max_labels], kind="stable"):
+        labels[masks[k]] = k + 1
+    return labels
+
+
+def class_names(scores: npt.NDArray[np.float32], max_labels: int = MAX_LABELS) -> list[str]:
+    """Names of the labels: "background", then "mask 1 (0.97)" and so on with the predicted IoU."""
+    return ["background"] + [f"mask {k} ({score:.2f})" for k, score in enumerate(scores[:max_labels], start=1)]
+
+
+def class_colours(count: int) -> list[list[int]]:
+    """RGB colours, 0 to 255, of the background (black) and `count` labels; the same for the same label in every run.
+
+    Hues advance by the golden ratio, which keeps any run of consecutive labels well apart; three levels of saturation
+    and brightness in turn separate the hues that come close again.
+    """
+    levels = ((0.85, 1.0), (0.6, 1.0), (0.95, 0.75))
+    colours = [[0, 0, 0]]
+    for k in range(count):
+        rgb = colorsys.hsv_to_rgb(k * 0.618033988749895 % 1, *levels[k % 3])
+        colours.append([round(255 * c) for c in rgb])
+    return colours
+
+
+def overlay(
+    image: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.uint8],
+    colours: Sequence[Sequence[int]],
+    opacity: float = 0.5,
+) -> npt.NDArray[np.uint8]:
+    """`image` (H, W, 3) with its labels (H, W) in colour, outlined; pixels of label 0 stay exactly as they are."""
+    table = np.zeros((256, 3), np.float32)
+    table[: len(colours)] = np.asarray(colours, np.float32)
+    on = labels > 0
+    edge = np.zeros_like(on)
+    horizontal, vertical = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
+    edge[:, 1:] |= horizontal
+    edge[:, :-1] |= horizontal
+    edge[1:] |= vertical
+    edge[:-1] |= vertical
+    result = image.copy()
+    fill, outline = on & ~edge, on & edge
+    result[fill] = np.rint((1 - opacity) * image[fill] + opacity * table[labels[fill]])
+    result[outline] = table[labels[outline]]
+    return result

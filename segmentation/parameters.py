@@ -1,0 +1,304 @@
+"""The plugin's parameters, each declared once: name, type, default, accepted values and help.
+
+Parsing, the limits in the Studio panel and the table in the README follow from this declaration. On the wire (workflow files,
+Studio, `set_parameters`) every value is text; inside it is typed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import annotated_types
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from . import prompts
+from .checkpoints import MODEL_NAMES
+
+#: Parameter names of the published plugin, still read and written so that its workflows load.
+ALIASES = {"iou_thres": "iou_thresh"}
+
+MODEL, PROMPT, AUTOMATIC, ADVANCED, OUTPUT = "Model", "Prompt", "Automatic mode", "Advanced", "Output"
+
+
+def cuda_is_available() -> bool:
+    """Whether torch sees a CUDA device; torch is imported only here, when the answer is needed."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _known_model(name: str) -> str:
+    if name not in MODEL_NAMES:
+        raise ValueError(f"unknown model {name!r}")
+    return name
+
+
+def _none_from_text(value: Any) -> Any:
+    return None if isinstance(value, str) and value.strip().lower() in ("none", "") else value
+
+
+def _parsed_by(parse: Callable[[str], Any]) -> AfterValidator:
+    """The text itself, once `parse` has found no fault in it."""
+
+    def check(text: str) -> str:
+        parse(text)
+        return text
+
+    return AfterValidator(check)
+
+
+def _declare(default: Any, group: str, label: str, help: str, accepted: str = "", **limits: Any) -> Any:
+    if callable(default):
+        limits["default_factory"] = default
+    else:
+        limits["default"] = default
+    return Field(title=label, description=help, json_schema_extra={"group": group, "accepted": accepted}, **limits)
+
+
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Parameters(BaseModel):
+    """Values of all parameters; immutable, so that a set that is refused leaves the old one untouched."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, protected_namespaces=())
+
+    model_name: Annotated[str, AfterValidator(_known_model)] = _declare(
+        "sam2_hiera_small",
+        MODEL,
+        "Model",
+        "Which SAM 2 model segments. Larger ones are more exact and slower; sam2_hiera_nano is bundled and only for "
+        "trying out.",
+        "one of " + ", ".join(MODEL_NAMES),
+    )
+    model_weight_file: str = _declare(
+        "",
+        MODEL,
+        "Own weights",
+        "A .pt file of your own, such as a fine-tuned SAM 2; it is used instead of the download of model_name.",
+        "the path of a file, or empty",
+    )
+    config_file: str = _declare(
+        "",
+        MODEL,
+        "Config of own weights",
+        "The YAML file that describes the architecture of model_weight_file; empty: the architecture of model_name.",
+        "the path of a YAML file, a config name inside the sam2 package, or empty",
+    )
+    cuda: bool = _declare(
+        cuda_is_available, MODEL, "CUDA", "Compute on the GPU. Without one the CPU computes, and a warning says so."
+    )
+    apply_postprocessing: bool = _declare(
+        True,
+        MODEL,
+        "Postprocessing",
+        "Where a single mask is unstable, take the best of the three masks instead (sam2's dynamic multimask).",
+    )
+    input_size_percent: int = _declare(
+        100,
+        MODEL,
+        "Image size (%)",
+        "Size at which the image is segmented, in percent of its own. Less saves memory; masks keep the original size.",
+        ge=1,
+        le=100,
+    )
+    input_box: Annotated[str, _parsed_by(prompts.parse_boxes)] = _declare(
+        "", PROMPT, "Boxes", "Box prompts, one object each.", prompts.BOX_FORM
+    )
+    input_point: Annotated[str, _parsed_by(prompts.parse_points)] = _declare(
+        "", PROMPT, "Points", "Point prompts.", prompts.POINT_FORM
+    )
+    input_point_label: Annotated[str, _parsed_by(prompts.parse_labels)] = _declare(
+        "",
+        PROMPT,
+        "Point labels",
+        "For each point whether it is on the object (1) or off it (0); empty: all 1.",
+        prompts.LABEL_FORM,
+    )
+    multimask_output: bool = _declare(
+        False,
+        PROMPT,
+        "Three masks",
+        "Ask the model for three candidate masks instead of one: for a prompt as outputs 1 to 3, in automatic mode of "
+        "every grid point. One point is often ambiguous (a button, the shirt, the person).",
+    )
+    points_per_side: Annotated[int | None, BeforeValidator(_none_from_text)] = _declare(
+        32,
+        AUTOMATIC,
+        "Points per side",
+        "Automatic mode prompts the model with a grid of points_per_side x points_per_side points. None: with point_grids.",
+        ge=1,
+    )
+    point_grids: Annotated[str, _parsed_by(prompts.parse_point_grids)] = _declare(
+        "",
+        ADVANCED,
+        "Point grids",
+        "Your own points in place of the grid; needs points_per_side = None.",
+        prompts.GRID_FORM,
+    )
+    points_per_batch: int = _declare(
+        64, ADVANCED, "Points per batch", "Points decoded at once. More may be faster on a GPU and takes memory.", ge=1
+    )
+    iou_thresh: Fraction = _declare(
+        0.8, AUTOMATIC, "Predicted IoU, at least", "Masks whose quality the model itself predicts lower are dropped."
+    )
+    stability_score_thresh: Fraction = _declare(
+        0.95,
+        AUTOMATIC,
+        "Stability, at least",
+        "Masks that change more than this when their cutoff is shifted are dropped.",
+    )
+    stability_score_offset: float = _declare(
+        1.0,
+        ADVANCED,
+        "Stability offset",
+        "How far the cutoff is shifted to measure stability, in logits.",
+        ge=0,
+        allow_inf_nan=False,
+    )
+    mask_threshold: float = _declare(
+        0.0,
+        ADVANCED,
+        "Mask threshold",
+        "Logit above which a pixel belongs to the mask; for prompts too.",
+        "any finite number",
+        allow_inf_nan=False,
+    )
+    box_nms_thresh: Fraction = _declare(
+        0.7, AUTOMATIC, "Duplicates above IoU", "Of masks whose boxes overlap more than this (IoU), the best stays."
+    )
+    crop_n_layers: int = _declare(
+        0,
+        ADVANCED,
+        "Crop layers",
+        "Also search crops of the image: layer i has (2**i)**2 crops. Finds smaller objects, takes longer.",
+        ge=0,
+    )
+    crop_nms_thresh: Fraction = _declare(
+        0.7, ADVANCED, "Crop duplicates above IoU", "The same as box_nms_thresh between different crops."
+    )
+    crop_overlap_ratio: float = _declare(
+        512 / 1500,
+        ADVANCED,
+        "Crop overlap",
+        "How far crops overlap, as a fraction of the image's shorter side in the first layer.",
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+    )
+    crop_n_points_downscale_factor: int = _declare(
+        1, ADVANCED, "Crop point factor", "points_per_side is divided by this to the power of the crop layer.", ge=1
+    )
+    min_mask_region_area: int = _declare(
+        0,
+        AUTOMATIC,
+        "Smallest region (px)",
+        "Holes and islands of a mask smaller than this many pixels are removed.",
+        ge=0,
+    )
+    use_m2m: bool = _declare(
+        True, ADVANCED, "Refine masks", "Feed each mask back to the model once. Smoother masks, three times the time."
+    )
+    instance_output: bool = _declare(
+        False, OUTPUT, "Instance output", "Add a last output with each mask as an instance: score, box and mask."
+    )
+
+
+DECLARATION: dict[str, FieldInfo] = dict(Parameters.model_fields)
+
+
+class Limits(NamedTuple):
+    """Bounds of a number, inclusive unless `maximum_is_open`; None where there is none."""
+
+    minimum: float | None
+    maximum: float | None
+    maximum_is_open: bool
+
+
+def limits(name: str) -> Limits:
+    """The bounds of the parameter `name`."""
+    minimum = maximum = None
+    is_open = False
+    for rule in DECLARATION[name].metadata:
+        if isinstance(rule, annotated_types.Ge):
+            minimum = rule.ge
+        elif isinstance(rule, annotated_types.Le):
+            maximum = rule.le
+        elif isinstance(rule, annotated_types.Lt):
+            maximum, is_open = rule.lt, True
+    return Limits(minimum, maximum, is_open)
+
+
+def type_name(name: str) -> str:
+    """The parameter's type as the README names it: str, bool, int, float, "int or None" or JSON."""
+    if name in ("input_box", "input_point", "input_point_label", "point_grids"):
+        return "JSON"
+    annotation = DECLARATION[name].annotation
+    return annotation.__name__ if isinstance(annotation, type) else "int or None"
+
+
+def accepted(name: str) -> str:
+    """What the parameter `name` accepts, in words."""
+    text = DECLARATION[name].json_schema_extra["accepted"]  # type: ignore[index]
+    if text:
+        return text
+    kind = type_name(name)
+    if kind == "bool":
+        return "True or False"
+    low, high, is_open = limits(name)
+    number = "a whole number" if kind.startswith("int") else "a number"
+    if high is None:
+        text = f"{number}, {low:g} or more"
+    else:
+        text = f"{number} from {low:g} to {'below ' if is_open else ''}{high:g}"
+    return text + (", or None together with point_grids" if kind.endswith("None") else "")
+
+
+def to_text(parameters: Parameters) -> dict[str, str]:
+    """All parameters as text, aliases included, for Ikomia's wire."""
+    values = {name: str(value) for name, value in parameters}
+    return values | {alias: values[name] for alias, name in ALIASES.items()}
+
+
+def update(current: Parameters, values: Mapping[str, Any]) -> Parameters:
+    """`current` with `values` (text or typed, aliases allowed) put in their place; `current` itself is not changed.
+
+    Ikomia always sends the full map, so an alias and its parameter both come: the one that differs from `current` is the
+    one that the caller set.
+
+    Raises:
+        ValueError: unknown names, refused values (each named, with what is accepted), or an alias and its parameter set
+            to different values.
+    """
+    merged = {**dict(current), **{name: value for name, value in values.items() if name not in ALIASES}}
+    new = _validated(merged)
+    for alias, name in ALIASES.items():
+        if alias not in values:
+            continue
+        by_alias = _validated({**merged, name: values[alias]}, shown_as={name: alias})
+        if getattr(by_alias, name) == getattr(current, name):
+            continue
+        if getattr(new, name) not in (getattr(current, name), getattr(by_alias, name)):
+            raise ValueError(f"{alias} and {name} are the same parameter and were set to different values.")
+        new = by_alias
+        merged[name] = values[alias]
+    return new
+
+
+def _validated(values: Mapping[str, Any], shown_as: Mapping[str, str] | None = None) -> Parameters:
+    try:
+        return Parameters(**values)
+    except ValidationError as error:
+        raise ValueError("\n".join(_explain(e, shown_as or {}) for e in error.errors())) from None
+
+
+def _explain(error: Any, shown_as: Mapping[str, str]) -> str:
+    """One sentence for one of pydantic's errors: the parameter, the value and what is accepted."""
+    name = str(error["loc"][0])
+    if name not in DECLARATION:
+        return f"{name}: there is no such parameter; accepted are {', '.join(DECLARATION)}."
+    if error["type"] == "value_error" and type_name(name) == "JSON":
+        return str(error["ctx"]["error"])  # the parsers in prompts.py say which entry and why
+    return f"{shown_as.get(name, name)}: {error['input']!r} is not accepted; accepted is {accepted(name)}."

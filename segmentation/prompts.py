@@ -1,0 +1,227 @@
+"""What the user points at: boxes, points and labels, parsed, checked against the image and sorted into objects.
+
+Text comes in as JSON, in pixels of the original image; what leaves this module is a :class:`Prompts`, the one typed form of
+a prompt. Every refusal is a :class:`ValueError` that names the parameter, the entry and what is accepted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+POINT_FORM = "[x, y] or a list of them, in pixels of the original image"
+BOX_FORM = "[x0, y0, x1, y1] or a list of them, in pixels of the original image"
+LABEL_FORM = "1 (foreground), 0 (background) or a list of them"
+GRID_FORM = "one list of [x, y] per crop layer, each coordinate from 0 to 1"
+
+
+def _load_json(name: str, text: str, form: str) -> Any:
+    """The JSON value of `text`, None when it is empty; round brackets are read as square ones, as str() writes a tuple."""
+    text = text.strip()
+    if text in ("", "[]", "None", "null"):
+        return None
+    try:
+        return json.loads(text.replace("(", "[").replace(")", "]"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name}: {_short(text)} is not valid JSON; accepted is {form}.") from error
+
+
+def _short(value: Any) -> str:
+    """`value` as it stands in an error message: at most 80 characters."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _rows(name: str, value: Any, width: int, form: str) -> npt.NDArray[np.float32]:
+    """`value` as (N, width) float32: one row of numbers, or a list of rows."""
+    rows = [value] if isinstance(value, list) and value and all(_is_number(v) for v in value) else value
+    if not isinstance(rows, list):
+        raise ValueError(f"{name}: {_short(value)} is not a list; accepted is {form}.")
+    for i, row in enumerate(rows, start=1):
+        if not isinstance(row, list) or len(row) != width or not all(_is_number(v) for v in row):
+            raise ValueError(f"{name}: entry {i}, {_short(row)}, does not hold {width} numbers; accepted is {form}.")
+        if not all(abs(v) < 1e9 for v in row):  # also False for NaN and infinity, which JSON readers let through
+            raise ValueError(f"{name}: entry {i}, {_short(row)}, is not finite; accepted is {form}.")
+    return np.array(rows, dtype=np.float32).reshape(-1, width)
+
+
+def parse_points(text: str) -> npt.NDArray[np.float32]:
+    """Points of the parameter input_point: (N, 2) float32, x and y in pixels of the original image; (0, 2) for none."""
+    value = _load_json("input_point", text, POINT_FORM)
+    return np.zeros((0, 2), np.float32) if value is None else _rows("input_point", value, 2, POINT_FORM)
+
+
+def parse_boxes(text: str) -> npt.NDArray[np.float32]:
+    """Boxes of the parameter input_box: (N, 4) float32 xyxy in pixels of the original image, corners put in order.
+
+    Raises:
+        ValueError: also for a box without area, whatever the image.
+    """
+    value = _load_json("input_box", text, BOX_FORM)
+    if value is None:
+        return np.zeros((0, 4), np.float32)
+    rows = _rows("input_box", value, 4, BOX_FORM)
+    corners = rows.reshape(-1, 2, 2)
+    for i, (first, second) in enumerate(corners, start=1):
+        if (first == second).any():
+            raise ValueError(f"input_box: entry {i}, {rows[i - 1].tolist()}, has no area; accepted is {BOX_FORM}.")
+    return np.concatenate([corners.min(1), corners.max(1)], axis=1)
+
+
+def parse_labels(text: str) -> npt.NDArray[np.int32]:
+    """Labels of the parameter input_point_label: (N,) int32 of 0 and 1; (0,) for none given."""
+    value = _load_json("input_point_label", text, LABEL_FORM)
+    if value is None:
+        return np.zeros(0, np.int32)
+    value = value if isinstance(value, list) else [value]
+    if len(value) == 1 and isinstance(value[0], list):  # [[1, 0]], as an array of one row is written
+        value = value[0]
+    for i, label in enumerate(value, start=1):
+        # A NaN or a nested list compares unequal to both.
+        if isinstance(label, (list, dict, str)) or label not in (0, 1):
+            raise ValueError(
+                f"input_point_label: entry {i}, {_short(label)}, is neither 0 nor 1; accepted is {LABEL_FORM}."
+            )
+    return np.array(value, dtype=np.int32)
+
+
+def parse_point_grids(text: str) -> list[npt.NDArray[np.float64]] | None:
+    """Grids of the parameter point_grids: per crop layer (N, 2) float64 in [0, 1]; None when none is given."""
+    value = _load_json("point_grids", text, GRID_FORM)
+    if value is None:
+        return None
+    depth_of_one_layer = isinstance(value, list) and value and isinstance(value[0], list) and value[0]
+    if depth_of_one_layer and _is_number(value[0][0]):
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(layer, list) and layer for layer in value):
+        raise ValueError(f"point_grids: {_short(value)} is not a list of lists of points; accepted is {GRID_FORM}.")
+    # Not through _rows' float32: sam2 multiplies its own grids in float64.
+    layers = [np.array(layer, np.float64) for layer in value if _rows("point_grids", layer, 2, GRID_FORM).size]
+    for i, layer in enumerate(layers, start=1):
+        layer = layers[i - 1] = layer.reshape(-1, 2)
+        if layer.min() < 0 or layer.max() > 1:
+            raise ValueError(f"point_grids: layer {i} has a coordinate outside 0 to 1; accepted is {GRID_FORM}.")
+    return layers
+
+
+@dataclass(frozen=True)
+class ObjectBatch:
+    """Objects of one kind (box or none, same number of points), which the mask decoder takes in one call.
+
+    Attributes:
+        indices: (B,) int, the objects' places among all objects of the prompt.
+        point_coords: (B, P, 2) float32, pixels of the original image, or None.
+        point_labels: (B, P) int32, or None.
+        boxes: (B, 4) float32 xyxy, or None.
+    """
+
+    indices: npt.NDArray[np.int64]
+    point_coords: npt.NDArray[np.float32] | None
+    point_labels: npt.NDArray[np.int32] | None
+    boxes: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Everything that was pointed at in one image, in pixels of that image.
+
+    Attributes:
+        points: (P, 2) float32, x and y.
+        labels: (P,) int32, 1 foreground, 0 background.
+        boxes: (B, 4) float32 xyxy.
+    """
+
+    points: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    labels: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    boxes: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+
+    def __bool__(self) -> bool:
+        return len(self.points) + len(self.boxes) > 0
+
+    def owner_of_points(self) -> npt.NDArray[np.int64]:
+        """(P,) int: the object that each point belongs to.
+
+        Without boxes, and with one, all points describe one object. With several boxes a point belongs to the smallest
+        box that contains it, and to the nearest box if none does.
+        """
+        if len(self.boxes) <= 1:
+            return np.zeros(len(self.points), np.int64)
+        low, high = self.boxes[None, :, :2], self.boxes[None, :, 2:]
+        outside = np.maximum(np.maximum(low - self.points[:, None], self.points[:, None] - high), 0)
+        distance = np.hypot(outside[..., 0], outside[..., 1])  # (P, B), 0 inside
+        area = np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1)
+        by_area = np.argsort(area, kind="stable")
+        # argmin takes the first of equals: among boxes at the same distance the smallest.
+        return by_area[np.argmin(distance[:, by_area], axis=1)]
+
+    def batches(self) -> list[ObjectBatch]:
+        """The objects, those of one kind together, so that each kind costs one call of the mask decoder.
+
+        Objects with different numbers of points are not padded to one length: sam2 would see the padding as one more
+        token, and its masks would differ from those of the object alone.
+        """
+        owner = self.owner_of_points()
+        points_of = [np.flatnonzero(owner == k) for k in range(max(len(self.boxes), 1))]
+        batches = []
+        for count in sorted({len(p) for p in points_of}):
+            indices = np.array([k for k, p in enumerate(points_of) if len(p) == count], np.int64)
+            chosen = np.array([points_of[k] for k in indices], np.int64)
+            batches.append(
+                ObjectBatch(
+                    indices,
+                    point_coords=self.points[chosen] if count else None,
+                    point_labels=self.labels[chosen] if count else None,
+                    boxes=self.boxes[indices] if len(self.boxes) else None,
+                )
+            )
+        return batches
+
+
+def make_prompts(
+    points: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int32],
+    boxes: npt.NDArray[np.float32],
+    image_hw: Sequence[int],
+) -> Prompts:
+    """Prompts that fit the image: labels matched to points, boxes clipped.
+
+    Args:
+        points: (P, 2), pixels of the original image.
+        labels: (P,), or (1,) to serve all points, or (0,) for all foreground.
+        boxes: (B, 4) xyxy with ordered corners, pixels of the original image.
+        image_hw: height and width of the original image in pixels.
+
+    Raises:
+        ValueError: labels without points or of another count, a point outside the image, a box wholly outside it.
+    """
+    height, width = image_hw
+    if len(labels) > 1 and len(labels) != len(points) or len(labels) and not len(points):
+        raise ValueError(
+            f"input_point_label: {len(labels)} label(s) for {len(points)} point(s); accepted is one label for each "
+            "point, one label for all, or none (all foreground)."
+        )
+    for i, (x, y) in enumerate(points.tolist(), start=1):
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(
+                f"input_point: entry {i}, [{x:g}, {y:g}], is outside the image; accepted is x from 0 to "
+                f"{width - 1} and y from 0 to {height - 1}."
+            )
+    clipped = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+    for i, (box, inside) in enumerate(zip(boxes.tolist(), clipped, strict=True), start=1):
+        if (inside[2:] <= inside[:2]).any():
+            raise ValueError(
+                f"input_box: entry {i}, [{', '.join(f'{v:g}' for v in box)}], is outside the image, which is {width} "
+                f"pixels wide and {height} high; accepted is a box that overlaps it."
+            )
+    if len(labels) <= 1:
+        labels = np.full(len(points), labels[0] if len(labels) else 1, np.int32)
+    return Prompts(points, labels, clipped)

@@ -1,0 +1,65 @@
+"""A private Ikomia home for the whole session, with this checkout in it as an installed plugin."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NAME = "infer_segment_anything_2"
+
+# Before anything imports ikomia: it reads HOME then, and starts writing there.
+_folder = tempfile.TemporaryDirectory(prefix="ikomia-home-")
+HOME = Path(_folder.name)
+os.environ["HOME"] = str(HOME)
+os.environ["TORCH_HOME"] = str(HOME / "torch")
+os.environ["IKOMIA_AUTO_COMPLETION"] = "False"
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+PLUGINS = HOME / "Ikomia" / "Plugins" / "Python"
+PLUGINS.mkdir(parents=True)
+(PLUGINS / NAME).symlink_to(ROOT)
+# Where ikomia itself puts it when it loads the plugin; tests of segmentation/ import it without ikomia.
+sys.path.insert(0, str(PLUGINS))
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture
+def astronaut() -> np.ndarray:
+    """A photograph, (512, 512, 3) uint8 RGB."""
+    from skimage import data
+
+    return data.astronaut()
+
+
+@pytest.fixture(scope="session")
+def nano():
+    """The bundled model."""
+    from infer_segment_anything_2.segmentation.segmenter import open_segmenter
+
+    return open_segmenter("sam2_hiera_nano")
+
+
+@pytest.fixture
+def workflow():
+    """An empty Ikomia workflow."""
+    from ikomia.dataprocess.workflow import Workflow
+
+    return Workflow("test")
+
+
+@pytest.fixture
+def algo(workflow):
+    """The plugin in that workflow, with the bundled model."""
+    task = workflow.add_task(name=NAME, auto_connect=True)
+    task.set_parameters({"model_name": "sam2_hiera_nano"})
+    return task
