@@ -48,9 +48,9 @@ def _to_uint8(values: npt.NDArray) -> npt.NDArray[np.uint8]:
         return np.zeros(values.shape, np.uint8)
     low, high = float(finite.min()), float(finite.max())
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    if is_float and 0 <= low and high <= 1:
+    if is_float and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    elif is_float and 0 <= low and high <= 255:
+    elif is_float and low >= 0 and high <= 255:
         low, high = 0.0, 255.0
     scale = 255 / (high - low) if high > low else 0.0
     return np.rint((values - low) * scale).astype(np.uint8)

@@ -204,7 +204,7 @@ def make_prompts(
         ValueError: labels without points or of another count, a point outside the image, a box wholly outside it.
     """
     height, width = image_hw
-    if len(labels) > 1 and len(labels) != len(points) or len(labels) and not len(points):
+    if (len(labels) > 1 and len(labels) != len(points)) or (len(labels) and not len(points)):
         raise ValueError(
             f"input_point_label: {len(labels)} label(s) for {len(points)} point(s); accepted is one label for each "
             "point, one label for all, or none (all foreground)."

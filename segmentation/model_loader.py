@@ -1,0 +1,262 @@
+"""From a weights file and a YAML config to a SAM 2 model, leaving Hydra alone and running no foreign code."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import pickle
+import re
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .checkpoints import CATALOGUE, CheckpointError
+
+if TYPE_CHECKING:
+    from sam2.modeling.sam2_base import SAM2Base
+    from torch import Tensor
+
+_MAX_CONFIG_BYTES = 1_000_000  # the released ones have 4,000
+_MAX_CONFIG_DEPTH = 50  # the released ones are 6 deep
+# Only the modules that hold models: importing another one can have effects (sam2.benchmark runs a benchmark).
+_TARGET = re.compile(r"(?P<module>sam2\.(?:modeling(?:\.\w+)+|sam2_\w+))\.(?P<name>[A-Za-z]\w*)", re.ASCII)
+_ACCEPTED_TARGETS = "a torch.nn.Module class of the sam2 package, such as sam2.modeling.sam2_base.SAM2Base"
+# What sam2.build_sam.build_sam2 overrides with apply_postprocessing: fall back to the best of three masks
+# when the single one is not stable.
+_POSTPROCESSING = {
+    "sam_mask_decoder_extra_args": {
+        "dynamic_multimask_via_stability": True,
+        "dynamic_multimask_stability_delta": 0.05,
+        "dynamic_multimask_stability_thresh": 0.98,
+    }
+}
+_import_lock = threading.RLock()
+
+
+@contextmanager
+def sam2_imports() -> Iterator[None]:
+    """Import sam2 in the body of this context without touching Hydra's global state.
+
+    `import sam2` (1.1.0) initialises Hydra for the whole process unless somebody did so before; a library
+    that initialises it later fails. Here Hydra looks initialised while sam2 is imported, so nothing happens
+    to it. The price: a program whose first import of sam2 goes through here, and that later calls
+    `build_sam2` itself, has to call `hydra.initialize_config_module("sam2", version_base="1.2")` before. Who
+    imported sam2 earlier notices nothing.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+
+    with _import_lock:
+        hydra = GlobalHydra.instance()
+        before = hydra.hydra
+        if before is None:
+            hydra.hydra = "not initialised: infer_segment_anything_2 is importing sam2"
+        try:
+            yield
+        finally:
+            hydra.hydra = before
+
+
+def load_model(weights: Path, config: str, device: str, apply_postprocessing: bool) -> SAM2Base:
+    """Build the model of `config`, fill it from `weights`, put it on `device`: float32, in evaluation mode.
+
+    Args:
+        weights: a file that `torch.save({"model": state_dict}, …)` wrote, or one with the state dict alone.
+            Half precision becomes float32.
+        config: a name inside the sam2 package ("configs/sam2/sam2_hiera_s.yaml") or the path of a YAML file.
+        device: "cpu", "cuda", "cuda:1", …
+        apply_postprocessing: as in `sam2.build_sam.build_sam2`.
+
+    Raises:
+        ValueError: the config is missing, is no SAM 2 config, or is unsafe (see `read_config`).
+        CheckpointError: the weights are missing, damaged, unsafe or of another architecture.
+    """
+    state = _read_weights(weights)
+    model = _build(config, apply_postprocessing)
+    _check_fit(state, model, weights, config)
+    model.load_state_dict(state)  # copies into float32 parameters
+    return model.to(device).eval()
+
+
+def read_config(config: str) -> dict[str, Any]:
+    """Read a config; refuse it if building it could run anything but the constructors of sam2's own modules.
+
+    A YAML config is code: Hydra imports and calls whatever a `_target_` names, with the arguments beside it.
+
+    Args:
+        config: as in `load_model`.
+
+    Returns:
+        The plain tree; its `model` builds a `SAM2Base`.
+
+    Raises:
+        ValueError: names the file, the key, the value and what is accepted.
+    """
+    path = _config_path(config)
+    tree = _parse(path)
+    with sam2_imports():
+        from sam2.modeling.sam2_base import SAM2Base
+
+        if "defaults" in tree:
+            raise _refusal(path, "defaults", tree["defaults"], "one file that holds the whole config")
+        _check_node(tree, "", path)
+        model = tree.get("model")
+        if not isinstance(model, dict) or "_target_" not in model:
+            raise _refusal(path, "model", model, "a mapping with a _target_, as in the files of sam2/configs")
+        target = model["_target_"]
+        if not issubclass(_find_class(target), SAM2Base):
+            raise _refusal(path, "model._target_", target, "sam2.modeling.sam2_base.SAM2Base or a subclass")
+    return tree
+
+
+def _config_path(config: str) -> Path:
+    spec = find_spec("sam2")  # finds the package without importing it
+    packaged = Path(spec.origin).parent / config if spec and spec.origin else Path(config)
+    path = packaged if packaged.is_file() else Path(config)
+    if not path.is_file():
+        raise ValueError(f"config_file {config!r} is neither a file nor a config inside the sam2 package.")
+    return path
+
+
+def _parse(path: Path) -> dict[Any, Any]:
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError(f"it is larger than {_MAX_CONFIG_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            # A few lines of aliases to aliases would unfold to more than the memory holds.
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("it uses YAML aliases (*name); write the values out")
+            # PyYAML's time grows with the square of the depth: 8 s for 5,000 brackets.
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MAX_CONFIG_DEPTH:
+                raise ValueError(f"it is nested more than {_MAX_CONFIG_DEPTH} deep")
+        # OmegaConf's loader is a safe one that reads 1e-6 as a number, as the released configs need.
+        tree = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+        if not isinstance(tree, dict):
+            raise ValueError("it is not a mapping")
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(
+            f"config_file {path} cannot be read: {error}. Accepted: a YAML file like those in sam2/configs."
+        ) from error
+    return tree
+
+
+def _check_node(node: Any, key: str, path: Path) -> None:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            here = f"{key}.{name}" if key else str(name)
+            if name == "_target_":
+                if _find_class(value) is None:
+                    raise _refusal(path, here, value, _ACCEPTED_TARGETS)
+            elif str(name).startswith("_"):  # _args_, _partial_, …: sam2's model configs need none
+                raise _refusal(path, here, value, "no key of Hydra's but _target_")
+            elif name == "weights_path" and value is not None:  # Hiera reads that file itself
+                raise _refusal(path, here, value, "null: weights come from model_weight_file")
+            else:
+                _check_node(value, here, path)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            _check_node(value, f"{key}[{index}]", path)
+    elif isinstance(node, str) and "${" in node:  # reads environment variables, among others
+        raise _refusal(path, key, node, "plain values, no ${…}")
+
+
+def _find_class(target: Any) -> type | None:
+    """The class that a `_target_` names, or None if it is not accepted. Imports nothing but sam2's models."""
+    from torch.nn import Module
+
+    match = _TARGET.fullmatch(target) if isinstance(target, str) else None
+    if match is None:
+        return None
+    try:
+        found = getattr(importlib.import_module(match["module"]), match["name"], None)
+    except ImportError:
+        return None
+    # Defined there, not merely imported there: sam2.modeling.sam2_base.F is torch's.
+    accepted = isinstance(found, type) and issubclass(found, Module) and found.__module__ == match["module"]
+    return found if accepted else None
+
+
+def _refusal(path: Path, key: str, value: Any, accepted: str) -> ValueError:
+    return ValueError(f"config_file {path}: {key} is {str(value)[:200]!r}. Accepted: {accepted}.")
+
+
+def _build(config: str, apply_postprocessing: bool) -> SAM2Base:
+    import torch
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+    from omegaconf.errors import OmegaConfBaseException
+
+    tree = read_config(config)
+    try:
+        # The constructors draw random weights, which the checkpoint then replaces: spare the caller's
+        # random generator.
+        with torch.random.fork_rng(devices=[]):
+            return instantiate(tree["model"], **(_POSTPROCESSING if apply_postprocessing else {}))
+    except (InstantiationException, OmegaConfBaseException) as error:
+        raise ValueError(f"config_file {config} describes no model that sam2 can build: {error}") from error
+
+
+def _read_weights(weights: Path) -> dict[str, Tensor]:
+    import torch
+
+    if not weights.is_file():
+        raise CheckpointError(f"The weights file {weights} does not exist.")
+    if not zipfile.is_zipfile(weights):  # torch.save has written zip archives since 1.6, long before SAM 2
+        raise CheckpointError(f"{weights} is cut off or no checkpoint: it is not a complete torch.save file.")
+    try:
+        content = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{weights} holds Python objects besides tensors, which are not loaded because that runs code. "
+            "If you trust it, write the tensors alone with torch.save({'model': model.state_dict()}, …)."
+        ) from error
+    except Exception as error:  # a damaged archive can make torch.load raise anything
+        raise CheckpointError(f"{weights} is damaged or no checkpoint: torch cannot read it.") from error
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{weights} is no SAM 2 checkpoint: it does not hold {{'model': state_dict}}.")
+    return state
+
+
+def _check_fit(state: dict[str, Tensor], model: SAM2Base, weights: Path, config: str) -> None:
+    """CheckpointError unless the weights have exactly the model's tensors, by name and shape."""
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    reshaped = [name for name in expected if name in state and expected[name].shape != state[name].shape]
+    differences = [
+        f"{len(names)} {what} (such as {names[0]})"
+        for names, what in ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
+        if names
+    ]
+    if differences:
+        facts = _facts_of_weights(state)
+        twins = (name for name, entry in CATALOGUE.items() if _facts_of_config(entry.config) == facts)
+        raise CheckpointError(
+            f"{weights} does not fit the config {config}: tensors {', '.join(differences)}. "
+            f"Its image encoder is that of {next(twins, 'no model that model_name accepts')}."
+        )
+
+
+def _facts_of_weights(state: dict[str, Tensor]) -> tuple[int, int, bool] | None:
+    """Width and depth of the image encoder and whether it is SAM 2.1: what tells the nine models apart."""
+    patches = state.get("image_encoder.trunk.patch_embed.proj.weight")
+    blocks = {name.split(".")[3] for name in state if str(name).startswith("image_encoder.trunk.blocks.")}
+    return None if patches is None else (patches.shape[0], len(blocks), "no_obj_embed_spatial" in state)
+
+
+def _facts_of_config(config: str) -> tuple[int, int, bool]:
+    model = _parse(_config_path(config))["model"]
+    trunk = model["image_encoder"]["trunk"]
+    stages = trunk.get("stages", (2, 3, 16, 3))  # Hiera's default, which base_plus leaves unsaid
+    return trunk["embed_dim"], sum(stages), model.get("no_obj_embed_spatial", False)

@@ -1,0 +1,71 @@
+"""sam2 itself, called directly: what the plugin's masks are compared with.
+
+Nothing here goes through the plugin's own code, so that the two cannot be wrong in the same way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
+from sam2.build_sam import build_sam2
+from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+
+
+def nano_model(apply_postprocessing: bool = True):
+    config = OmegaConf.load(MODELS / "sam2_hiera_nano.yaml")
+    if apply_postprocessing:
+        config.model.sam_mask_decoder_extra_args = {
+            "dynamic_multimask_via_stability": True,
+            "dynamic_multimask_stability_delta": 0.05,
+            "dynamic_multimask_stability_thresh": 0.98,
+        }
+    model = instantiate(config.model, _recursive_=True)
+    weights = torch.load(MODELS / "sam2_hiera_nano.pt", weights_only=True)["model"]
+    model.load_state_dict({name: value.float() for name, value in weights.items()})
+    return model.eval()
+
+
+def released_model(config: str, checkpoint: Path | None, apply_postprocessing: bool = True):
+    """A model by sam2's own build_sam2, which wants Hydra initialised; Hydra is left as it was found."""
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("sam2", version_base="1.2"):
+            path = str(checkpoint) if checkpoint else None
+            return build_sam2(config, path, device="cpu", apply_postprocessing=apply_postprocessing)
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def predictor(model, mask_threshold: float = 0.0) -> SAM2ImagePredictor:
+    made = SAM2ImagePredictor(model, mask_threshold=mask_threshold)
+    made._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
+    return made
+
+
+def mask_generator(model, **settings) -> SAM2AutomaticMaskGenerator:
+    made = SAM2AutomaticMaskGenerator(model, **settings)
+    made.predictor._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
+    return made
+
+
+def painted(masks: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Label image: object k = k, smaller masks over larger ones, as the contract says."""
+    labels = np.zeros(shape, np.uint8)
+    for k in sorted(range(len(masks)), key=lambda i: -int(masks[i].sum())):
+        labels[masks[k]] = k + 1
+    return labels
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    union = (a | b).sum()
+    return float((a & b).sum() / union) if union else 1.0
