@@ -60,8 +60,9 @@ class OverlaidImage(dataprocess.CImageIO):
         dataprocess.CImageIO.__init__(self, core.IODataType.IMAGE)
 
     def get_image_with_mask(self, mask_io: dataprocess.CSemanticSegmentationIO) -> np.ndarray:
-        """(H, W, 3) uint8 RGB: the image with the masks of `mask_io` in their colours."""
-        return overlay(to_rgb8(self.get_image()), mask_io.get_mask(), mask_io.get_colors())
+        """(H, W, 3) uint8 RGB: the image with the masks of `mask_io` in their colours, or without any before a run."""
+        image, labels = to_rgb8(self.get_image()), mask_io.get_mask()
+        return overlay(image, labels, mask_io.get_colors()) if labels.shape == image.shape[:2] else image
 
 
 class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
@@ -76,6 +77,7 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         self.set_param_object(InferSegmentAnything2Param() if param is None else copy.deepcopy(param))
         self.set_output(OverlaidImage(), 0)
         self._segmenter = None
+        self._warned_of_cuda = False
         self._stop_requested = False
 
     def get_progress_steps(self) -> int:
@@ -144,13 +146,15 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         from infer_segment_anything_2.segmentation.segmenter import open_segmenter  # imports torch and sam2
 
         parameters = self._parameters()
-        if parameters.cuda and not cuda_is_available():
+        use_cuda = parameters.cuda and cuda_is_available()
+        if parameters.cuda and not use_cuda and not self._warned_of_cuda:
             logger.warning("cuda: no CUDA device was found, the CPU computes instead.")
+            self._warned_of_cuda = True
         self._segmenter = open_segmenter(
             parameters.model_name,
             model_weight_file=parameters.model_weight_file,
             config_file=parameters.config_file,
-            device="cuda" if parameters.cuda and cuda_is_available() else "cpu",
+            device="cuda" if use_cuda else "cpu",
             apply_postprocessing=parameters.apply_postprocessing,
         )
         return self._segmenter

@@ -63,4 +63,4 @@ def resize_percent(image: npt.NDArray[np.uint8], percent: int) -> npt.NDArray[np
     from PIL import Image
 
     height, width = (max(1, round(side * percent / 100)) for side in image.shape[:2])
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))  # torch wants it writable

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import oracle
 import pytest
-from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
 from skimage import data
+
+from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
 
 LOOSE = {"pred_iou_thresh": 0.3, "stability_score_thresh": 0.5, "points_per_side": 6}
 SETTINGS = {
