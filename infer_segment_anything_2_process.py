@@ -61,6 +61,8 @@ class OverlaidImage(dataprocess.CImageIO):
 
     def get_image_with_mask(self, mask_io: dataprocess.CSemanticSegmentationIO) -> np.ndarray:
         """(H, W, 3) uint8 RGB: the image with the masks of `mask_io` in their colours, or without any before a run."""
+        if not self.is_data_available():
+            raise ValueError("There is no image to show yet: run the workflow first.")
         image, labels = to_rgb8(self.get_image()), mask_io.get_mask()
         return overlay(image, labels, mask_io.get_colors()) if labels.shape == image.shape[:2] else image
 
@@ -197,11 +199,10 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
                 self.add_output(dataprocess.CSemanticSegmentationIO())
             if len(masks) > MAX_LABELS:
                 logger.warning(
-                    "%d masks were found and a label image holds %d: the %d with the lowest predicted IoU are not "
-                    "painted. instance_output = True gives all of them.",
-                    len(masks),
+                    "A label image holds %d masks: %d of the %d are not painted. instance_output = True gives all of them.",
                     MAX_LABELS,
                     len(masks) - MAX_LABELS,
+                    len(masks),
                 )
             names = class_names(masks.scores)
             output = self.get_output(index)

@@ -12,7 +12,8 @@ def to_rgb8(image: npt.NDArray) -> npt.NDArray[np.uint8]:
     8-bit values stay as they are and booleans become 0 and 255. Floats within [0, 1] are scaled by 255, floats within
     [0, 255] are rounded. Anything else (16-bit, 32-bit, wider floats) is stretched linearly from its own minimum and
     maximum to 0 and 255, as viewers do, because a camera's 12 bits in a 16-bit file would be black otherwise. NaN counts
-    as the smallest value, infinities as the largest and smallest finite ones.
+    as the smallest finite value, infinities as the largest and smallest finite ones. Where there is nothing to stretch, in
+    an image of one value or without a finite one, the result is black.
 
     Args:
         image: (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, of any integer, float or boolean dtype. Alpha is
@@ -28,7 +29,7 @@ def to_rgb8(image: npt.NDArray) -> npt.NDArray[np.uint8]:
         )
     if image.size == 0:
         raise ValueError(f"The input image is empty: its shape is {image.shape}.")
-    if not (np.issubdtype(image.dtype, np.number) or image.dtype == bool) or np.iscomplexobj(image):
+    if image.dtype.kind not in "biuf":
         raise ValueError(f"The input image holds {image.dtype}; accepted are integers, floats and booleans.")
     colour = image[..., :3] if image.ndim == 3 else image[..., None]
     if colour.shape[2] == 1:
@@ -41,19 +42,21 @@ def _to_uint8(values: npt.NDArray) -> npt.NDArray[np.uint8]:
         return values
     if values.dtype == bool:
         return values.astype(np.uint8) * 255
-    is_float = np.issubdtype(values.dtype, np.floating)
-    values = values.astype(np.float64)
+    is_float = values.dtype.kind == "f"
+    values = values.astype(np.result_type(values, np.float64), copy=False)  # long doubles stay: they may not fit
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return np.zeros(values.shape, np.uint8)
-    low, high = float(finite.min()), float(finite.max())
+    low, high = finite.min(), finite.max()
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    if is_float and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    elif is_float and low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
-    scale = 255 / (high - low) if high > low else 0.0
-    return np.rint((values - low) * scale).astype(np.uint8)
+    if is_float and low >= 0 and high <= 255:
+        return np.rint(values * 255 if high <= 1 else values).astype(np.uint8)
+    if low == high:
+        return np.zeros(values.shape, np.uint8)
+    # To [-1, 1] first: the difference of two numbers near the largest one overflows.
+    peak = max(abs(low), abs(high))
+    values, low, high = values / peak, low / peak, high / peak
+    return np.rint((values - low) / (high - low) * 255).astype(np.uint8)
 
 
 def resize_percent(image: npt.NDArray[np.uint8], percent: int) -> npt.NDArray[np.uint8]:

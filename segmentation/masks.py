@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import colorsys
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
@@ -107,15 +107,45 @@ def class_names(scores: npt.NDArray[np.float32], max_labels: int = MAX_LABELS) -
 def class_colours(count: int) -> list[list[int]]:
     """RGB colours, 0 to 255, of the background (black) and `count` labels; the same for the same label in every run.
 
-    Hues advance by the golden ratio, which keeps any run of consecutive labels well apart; three levels of saturation
-    and brightness in turn separate the hues that come close again.
+    Neighbours in the list are easy to tell apart, and so are all of the first twenty. After 255 labels they repeat.
     """
-    levels = ((0.85, 1.0), (0.6, 1.0), (0.95, 0.75))
-    colours = [[0, 0, 0]]
-    for k in range(count):
-        rgb = colorsys.hsv_to_rgb(k * 0.618033988749895 % 1, *levels[k % 3])
-        colours.append([round(255 * c) for c in rgb])
-    return colours
+    return [[0, 0, 0], *(list(_palette()[k % MAX_LABELS]) for k in range(count))]
+
+
+@functools.cache
+def _palette() -> list[list[int]]:
+    """MAX_LABELS different colours, each the one of a grid of vivid colours that lies farthest from those before it.
+
+    Distances are as the eye sees them. Those to earlier colours count 2% more with each step: with all colours to keep
+    apart from equally, late ones would come in pairs that look the same.
+    """
+    levels = np.linspace(0, 255, 8).round()
+    grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    vivid = grid[(grid.max(axis=1) >= 96) & (np.ptp(grid, axis=1) >= 64)]
+    seen = _oklab(vivid)
+    distance = np.linalg.norm(seen, axis=1)  # from black, which is the origin
+    chosen = []
+    for _ in range(MAX_LABELS):
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(1.02 * distance, np.linalg.norm(seen - seen[chosen[-1]], axis=1))
+    return vivid[chosen].astype(int).tolist()
+
+
+def _oklab(rgb: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """sRGB colours (N, 3), 0 to 255, in Oklab, where distances are as the eye sees them (bottosson.github.io/posts/oklab)."""
+    srgb = rgb / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    to_cones = [
+        [0.41222147, 0.53633254, 0.05144599],
+        [0.21190350, 0.68069955, 0.10739696],
+        [0.08830246, 0.28171884, 0.62997870],
+    ]
+    to_lab = [
+        [0.21045426, 0.79361779, -0.00407205],
+        [1.97799850, -2.42859221, 0.45059371],
+        [0.02590404, 0.78277177, -0.80867577],
+    ]
+    return np.cbrt(linear @ np.transpose(to_cones)) @ np.transpose(to_lab)
 
 
 def overlay(
@@ -124,9 +154,17 @@ def overlay(
     colours: Sequence[Sequence[int]],
     opacity: float = 0.5,
 ) -> npt.NDArray[np.uint8]:
-    """`image` (H, W, 3) with its labels (H, W) in colour, outlined; pixels of label 0 stay exactly as they are."""
+    """`image` (H, W, 3) with its labels (H, W) in colour, outlined; pixels of label 0 stay exactly as they are.
+
+    Args:
+        image: RGB.
+        labels: 0 background.
+        colours: RGB, 0 to 255, of labels 0, 1, 2 and so on; a label without one is black.
+        opacity: how much of a label's colour covers the image inside the outline, 0 to 1.
+    """
     table = np.zeros((256, 3), np.float32)
-    table[: len(colours)] = np.asarray(colours, np.float32)
+    known = np.array(colours, np.float32).reshape(-1, 3)[:256]
+    table[: len(known)] = known
     on = labels > 0
     edge = np.zeros_like(on)
     horizontal, vertical = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]

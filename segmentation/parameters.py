@@ -10,7 +10,16 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
 import annotated_types
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from . import prompts
@@ -36,17 +45,18 @@ def _known_model(name: str) -> str:
 
 
 def _none_from_text(value: Any) -> Any:
-    return None if isinstance(value, str) and value.strip().lower() in ("none", "") else value
+    return None if isinstance(value, str) and value.lower() in ("none", "") else value
 
 
-def _parsed_by(parse: Callable[[str], Any]) -> AfterValidator:
-    """The text itself, once `parse` has found no fault in it."""
+def _parsed_by(parse: Callable[[str], Any]) -> BeforeValidator:
+    """The value as text, once `parse` has found no fault in it; lists and numbers count as what str() makes of them."""
 
-    def check(text: str) -> str:
+    def check(value: Any) -> str:
+        text = str(value)
         parse(text)
         return text
 
-    return AfterValidator(check)
+    return BeforeValidator(check)
 
 
 def _declare(default: Any, group: str, label: str, help: str, accepted: str = "", **limits: Any) -> Any:
@@ -63,7 +73,7 @@ Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 class Parameters(BaseModel):
     """Values of all parameters; immutable, so that a set that is refused leaves the old one untouched."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     model_name: Annotated[str, AfterValidator(_known_model)] = _declare(
         "sam2_hiera_small",
@@ -128,7 +138,7 @@ class Parameters(BaseModel):
         32,
         AUTOMATIC,
         "Points per side",
-        "Automatic mode prompts the model with a grid of points_per_side x points_per_side points. None: with point_grids.",
+        "Automatic mode prompts the model with a grid of this many by this many points. None: with point_grids.",
         ge=1,
     )
     point_grids: Annotated[str, _parsed_by(prompts.parse_point_grids)] = _declare(
@@ -148,7 +158,7 @@ class Parameters(BaseModel):
         0.95,
         AUTOMATIC,
         "Stability, at least",
-        "Masks that change more than this when their cutoff is shifted are dropped.",
+        "Masks that change when their cutoff is shifted are dropped: this much (IoU) has to stay.",
     )
     stability_score_offset: float = _declare(
         1.0,
@@ -173,7 +183,7 @@ class Parameters(BaseModel):
         0,
         ADVANCED,
         "Crop layers",
-        "Also search crops of the image: layer i has (2**i)**2 crops. Finds smaller objects, takes longer.",
+        "Also search crops of the image: layer i has 2^i x 2^i of them. Finds smaller objects, takes longer.",
         ge=0,
     )
     crop_nms_thresh: Fraction = _declare(
@@ -204,6 +214,21 @@ class Parameters(BaseModel):
     instance_output: bool = _declare(
         False, OUTPUT, "Instance output", "Add a last output with each mask as an instance: score, box and mask."
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _strip(cls, value: Any) -> Any:
+        return value.strip() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _grid_or_grids(self) -> Parameters:
+        has_grids = prompts.parse_point_grids(self.point_grids) is not None
+        if has_grids != (self.points_per_side is None):
+            raise ValueError(
+                f"points_per_side: {self.points_per_side} is not accepted with point_grids: {prompts.short(self.point_grids)}; "
+                "accepted is a number without point_grids, or None together with point_grids: set both at once."
+            )
+        return self
 
 
 DECLARATION: dict[str, FieldInfo] = dict(Parameters.model_fields)
@@ -281,7 +306,10 @@ def update(current: Parameters, values: Mapping[str, Any]) -> Parameters:
         if getattr(by_alias, name) == getattr(current, name):
             continue
         if getattr(new, name) not in (getattr(current, name), getattr(by_alias, name)):
-            raise ValueError(f"{alias} and {name} are the same parameter and were set to different values.")
+            raise ValueError(
+                f"{alias}: {getattr(by_alias, name)} and {name}: {getattr(new, name)} are two names of one parameter; "
+                "accepted is one of them, or the same value for both."
+            )
         new = by_alias
         merged[name] = values[alias]
     return new
@@ -296,9 +324,11 @@ def _validated(values: Mapping[str, Any], shown_as: Mapping[str, str] | None = N
 
 def _explain(error: Any, shown_as: Mapping[str, str]) -> str:
     """One sentence for one of pydantic's errors: the parameter, the value and what is accepted."""
+    if not error["loc"]:  # of parameters that contradict each other
+        return str(error["ctx"]["error"])
     name = str(error["loc"][0])
     if name not in DECLARATION:
         return f"{name}: there is no such parameter; accepted are {', '.join(DECLARATION)}."
     if error["type"] == "value_error" and type_name(name) == "JSON":
         return str(error["ctx"]["error"])  # the parsers in prompts.py say which entry and why
-    return f"{shown_as.get(name, name)}: {error['input']!r} is not accepted; accepted is {accepted(name)}."
+    return f"{shown_as.get(name, name)}: {prompts.short(error['input'])} is not accepted; accepted is {accepted(name)}."

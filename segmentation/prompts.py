@@ -7,7 +7,8 @@ a prompt. Every refusal is a :class:`ValueError` that names the parameter, the e
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,44 +21,55 @@ LABEL_FORM = "1 (foreground), 0 (background) or a list of them"
 GRID_FORM = "one list of [x, y] per crop layer, each coordinate from 0 to 1"
 
 
+_repr = reprlib.Repr()
+_repr.maxstring = 80
+
+
+def short(value: Any) -> str:
+    """`value` as it stands in an error message: its repr, cut where it is long or deeply nested."""
+    return _repr.repr(value)
+
+
 def _load_json(name: str, text: str, form: str) -> Any:
-    """The JSON value of `text`, None when it is empty; round brackets are read as square ones, as str() writes a tuple."""
+    """The JSON value of `text`, None when that is empty; tuples may stand in it, as str() writes them: (1, 2) or (1,)."""
     text = text.strip()
-    if text in ("", "[]", "None", "null"):
+    if text in ("", "None"):
         return None
     try:
-        return json.loads(text.replace("(", "[").replace(")", "]"))
+        value = json.loads(text.replace(",)", "]").replace("(", "[").replace(")", "]"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name}: {_short(text)} is not valid JSON; accepted is {form}.") from error
+        raise ValueError(f"{name}: {short(text)} is not valid JSON; accepted is {form}.") from error
+    return None if value == [] else value
 
 
-def _short(value: Any) -> str:
-    """`value` as it stands in an error message: at most 80 characters."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _listed(numbers: Iterable[float]) -> str:
+    """`numbers` as the user would write them, without the digits that float32 adds."""
+    return "[" + ", ".join(f"{v:g}" for v in numbers) + "]"
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _rows(name: str, value: Any, width: int, form: str) -> npt.NDArray[np.float32]:
-    """`value` as (N, width) float32: one row of numbers, or a list of rows."""
-    rows = [value] if isinstance(value, list) and value and all(_is_number(v) for v in value) else value
+def _rows(name: str, value: Any, width: int, form: str) -> npt.NDArray[np.float64]:
+    """`value` as (N, width) float64: one row of numbers, or a list of rows; (0, width) for None."""
+    rows = [] if value is None else value
     if not isinstance(rows, list):
-        raise ValueError(f"{name}: {_short(value)} is not a list; accepted is {form}.")
+        raise ValueError(f"{name}: {short(value)} is not a list; accepted is {form}.")
+    if rows and all(_is_number(v) for v in rows):
+        rows = [rows]
     for i, row in enumerate(rows, start=1):
         if not isinstance(row, list) or len(row) != width or not all(_is_number(v) for v in row):
-            raise ValueError(f"{name}: entry {i}, {_short(row)}, does not hold {width} numbers; accepted is {form}.")
+            raise ValueError(f"{name}: entry {i}, {short(row)}, does not hold {width} numbers; accepted is {form}.")
         if not all(abs(v) < 1e9 for v in row):  # also False for NaN and infinity, which JSON readers let through
-            raise ValueError(f"{name}: entry {i}, {_short(row)}, is not finite; accepted is {form}.")
-    return np.array(rows, dtype=np.float32).reshape(-1, width)
+            raise ValueError(f"{name}: entry {i}, {short(row)}, is not finite or too large; accepted is {form}.")
+    return np.array(rows, np.float64).reshape(-1, width)
 
 
 def parse_points(text: str) -> npt.NDArray[np.float32]:
     """Points of the parameter input_point: (N, 2) float32, x and y in pixels of the original image; (0, 2) for none."""
     value = _load_json("input_point", text, POINT_FORM)
-    return np.zeros((0, 2), np.float32) if value is None else _rows("input_point", value, 2, POINT_FORM)
+    return _rows("input_point", value, 2, POINT_FORM).astype(np.float32)
 
 
 def parse_boxes(text: str) -> npt.NDArray[np.float32]:
@@ -67,13 +79,10 @@ def parse_boxes(text: str) -> npt.NDArray[np.float32]:
         ValueError: also for a box without area, whatever the image.
     """
     value = _load_json("input_box", text, BOX_FORM)
-    if value is None:
-        return np.zeros((0, 4), np.float32)
-    rows = _rows("input_box", value, 4, BOX_FORM)
-    corners = rows.reshape(-1, 2, 2)
-    for i, (first, second) in enumerate(corners, start=1):
-        if (first == second).any():
-            raise ValueError(f"input_box: entry {i}, {rows[i - 1].tolist()}, has no area; accepted is {BOX_FORM}.")
+    corners = _rows("input_box", value, 4, BOX_FORM).astype(np.float32).reshape(-1, 2, 2)
+    for i, box in enumerate(corners, start=1):
+        if (box[0] == box[1]).any():
+            raise ValueError(f"input_box: entry {i}, {_listed(box.ravel())}, has no area; accepted is {BOX_FORM}.")
     return np.concatenate([corners.min(1), corners.max(1)], axis=1)
 
 
@@ -86,10 +95,9 @@ def parse_labels(text: str) -> npt.NDArray[np.int32]:
     if len(value) == 1 and isinstance(value[0], list):  # [[1, 0]], as an array of one row is written
         value = value[0]
     for i, label in enumerate(value, start=1):
-        # A NaN or a nested list compares unequal to both.
-        if isinstance(label, (list, dict, str)) or label not in (0, 1):
+        if not _is_number(label) or label not in (0, 1):
             raise ValueError(
-                f"input_point_label: entry {i}, {_short(label)}, is neither 0 nor 1; accepted is {LABEL_FORM}."
+                f"input_point_label: entry {i}, {short(label)}, is neither 0 nor 1; accepted is {LABEL_FORM}."
             )
     return np.array(value, dtype=np.int32)
 
@@ -99,17 +107,17 @@ def parse_point_grids(text: str) -> list[npt.NDArray[np.float64]] | None:
     value = _load_json("point_grids", text, GRID_FORM)
     if value is None:
         return None
-    depth_of_one_layer = isinstance(value, list) and value and isinstance(value[0], list) and value[0]
-    if depth_of_one_layer and _is_number(value[0][0]):
-        value = [value]
     if not isinstance(value, list) or not all(isinstance(layer, list) and layer for layer in value):
-        raise ValueError(f"point_grids: {_short(value)} is not a list of lists of points; accepted is {GRID_FORM}.")
-    # Not through _rows' float32: sam2 multiplies its own grids in float64.
-    layers = [np.array(layer, np.float64) for layer in value if _rows("point_grids", layer, 2, GRID_FORM).size]
-    for i, layer in enumerate(layers, start=1):
-        layer = layers[i - 1] = layer.reshape(-1, 2)
-        if layer.min() < 0 or layer.max() > 1:
-            raise ValueError(f"point_grids: layer {i} has a coordinate outside 0 to 1; accepted is {GRID_FORM}.")
+        raise ValueError(f"point_grids: {short(value)} is not a list of lists of points; accepted is {GRID_FORM}.")
+    if _is_number(value[0][0]):  # the points of one layer
+        value = [value]
+    layers = []
+    for i, layer in enumerate(value, start=1):
+        name = f"point_grids: layer {i}"
+        layers.append(_rows(name, layer, 2, GRID_FORM))
+        for j, point in enumerate(layers[-1].tolist(), start=1):
+            if not all(0 <= v <= 1 for v in point):
+                raise ValueError(f"{name}: entry {j}, {point}, is outside 0 to 1; accepted is {GRID_FORM}.")
     return layers
 
 
@@ -155,16 +163,20 @@ class Prompts:
         """
         if len(self.boxes) <= 1:
             return np.zeros(len(self.points), np.int64)
-        low, high = self.boxes[None, :, :2], self.boxes[None, :, 2:]
-        outside = np.maximum(np.maximum(low - self.points[:, None], self.points[:, None] - high), 0)
+        low, high = self.boxes[:, :2].astype(np.float64), self.boxes[:, 2:].astype(np.float64)
+        points = self.points[:, None]
+        outside = np.maximum(np.maximum(low - points, points - high), 0)
         distance = np.hypot(outside[..., 0], outside[..., 1])  # (P, B), 0 inside
-        area = np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1)
+        area = np.prod(high - low, axis=1)
         by_area = np.argsort(area, kind="stable")
         # argmin takes the first of equals: among boxes at the same distance the smallest.
         return by_area[np.argmin(distance[:, by_area], axis=1)]
 
-    def batches(self) -> list[ObjectBatch]:
+    def batches(self, at_most: int = 2**31) -> list[ObjectBatch]:
         """The objects, those of one kind together, so that each kind costs one call of the mask decoder.
+
+        Args:
+            at_most: objects in a batch; a kind that has more takes several, which bounds the decoder's memory.
 
         Objects with different numbers of points are not padded to one length: sam2 would see the padding as one more
         token, and its masks would differ from those of the object alone.
@@ -173,16 +185,18 @@ class Prompts:
         points_of = [np.flatnonzero(owner == k) for k in range(max(len(self.boxes), 1))]
         batches = []
         for count in sorted({len(p) for p in points_of}):
-            indices = np.array([k for k, p in enumerate(points_of) if len(p) == count], np.int64)
-            chosen = np.array([points_of[k] for k in indices], np.int64)
-            batches.append(
-                ObjectBatch(
-                    indices,
-                    point_coords=self.points[chosen] if count else None,
-                    point_labels=self.labels[chosen] if count else None,
-                    boxes=self.boxes[indices] if len(self.boxes) else None,
+            of_this_kind = np.array([k for k, p in enumerate(points_of) if len(p) == count], np.int64)
+            for start in range(0, len(of_this_kind), at_most):
+                indices = of_this_kind[start : start + at_most]
+                chosen = np.array([points_of[k] for k in indices], np.int64)
+                batches.append(
+                    ObjectBatch(
+                        indices,
+                        point_coords=self.points[chosen] if count else None,
+                        point_labels=self.labels[chosen] if count else None,
+                        boxes=self.boxes[indices] if len(self.boxes) else None,
+                    )
                 )
-            )
         return batches
 
 
@@ -209,18 +223,18 @@ def make_prompts(
             f"input_point_label: {len(labels)} label(s) for {len(points)} point(s); accepted is one label for each "
             "point, one label for all, or none (all foreground)."
         )
-    for i, (x, y) in enumerate(points.tolist(), start=1):
+    for i, (x, y) in enumerate(points, start=1):
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(
-                f"input_point: entry {i}, [{x:g}, {y:g}], is outside the image; accepted is x from 0 to "
-                f"{width - 1} and y from 0 to {height - 1}."
+                f"input_point: entry {i}, {_listed((x, y))}, is outside the image; accepted is x from 0 to below {width} "
+                f"and y from 0 to below {height}."
             )
     clipped = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-    for i, (box, inside) in enumerate(zip(boxes.tolist(), clipped, strict=True), start=1):
-        if (inside[2:] <= inside[:2]).any():
+    for i, (box, inside) in enumerate(zip(boxes, clipped, strict=True), start=1):
+        if not (inside[2:] > inside[:2]).all():  # so that a NaN, too, is refused
             raise ValueError(
-                f"input_box: entry {i}, [{', '.join(f'{v:g}' for v in box)}], is outside the image, which is {width} "
-                f"pixels wide and {height} high; accepted is a box that overlaps it."
+                f"input_box: entry {i}, {_listed(box)}, is outside the image, which is {width} pixels wide and {height} "
+                f"high; accepted is a box that overlaps it."
             )
     if len(labels) <= 1:
         labels = np.full(len(points), labels[0] if len(labels) else 1, np.int32)

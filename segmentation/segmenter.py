@@ -39,6 +39,9 @@ with sam2_imports():
 KEPT_EMBEDDINGS = 8
 KEPT_BYTES = 256 << 20
 
+#: Prompted objects in one call of the mask decoder: each takes some 10 MB there with a released model.
+MOST_OBJECTS_AT_ONCE = 64
+
 
 class _LowResolution(SAM2Transforms):
     """Leaves masks at the decoder's resolution, so that only those that are kept are brought to the image's size."""
@@ -150,7 +153,7 @@ class Segmenter:
         with self._running():
             self.predictor.set_image(resize_percent(image, input_size_percent))
             self.predictor._orig_hw = [image_hw]  # prompts are relative to the original, whatever size was encoded
-            for batch in prompts.batches():
+            for batch in prompts.batches(MOST_OBJECTS_AT_ONCE):
                 _, coords, labels, boxes = self.predictor._prep_prompts(
                     batch.point_coords, batch.point_labels, batch.boxes, None, normalize_coords=True
                 )

@@ -320,7 +320,7 @@ def test_parameters_can_be_given_when_the_task_is_added(workflow, astronaut):
     task = workflow.add_task(
         name=NAME,
         auto_connect=True,
-        params={"model_name": "sam2_hiera_nano", "input_box": "[[150, 20, 300, 200]]", "points_per_side": "None"},
+        params={"model_name": "sam2_hiera_nano", "input_box": "[[150, 20, 300, 200]]", "points_per_side": "12"},
     )
     workflow.run_on(array=astronaut)
     assert task.get_parameters()["input_box"] == "[[150, 20, 300, 200]]"
@@ -328,9 +328,8 @@ def test_parameters_can_be_given_when_the_task_is_added(workflow, astronaut):
 
 
 def test_a_workflow_takes_python_values_as_parameters(workflow, algo, astronaut):
-    workflow.set_parameters(
-        {"input_box": [(150, 20, 300, 200)], "points_per_side": None, "multimask_output": True}, algo
-    )
+    values = {"input_box": [(150, 20, 300, 200)], "multimask_output": True}
+    workflow.set_parameters(values | {"points_per_side": None, "point_grids": [[[0.5, 0.5]]]}, algo)
     workflow.run_on(array=astronaut)
     assert algo.get_output_count() == 4
     assert algo.get_parameters()["points_per_side"] == "None"
@@ -368,8 +367,6 @@ def test_own_weights_load_through_the_same_path(workflow, algo, astronaut, check
             {"input_point": "[[10, 20]]", "input_point_label": "[1, 0]"},
             r"input_point_label: 2 label\(s\) for 1 point\(s\)",
         ),
-        ({"points_per_side": "None"}, "points_per_side, point_grids"),
-        ({"point_grids": "[[[0.5, 0.5]]]"}, "points_per_side, point_grids"),
         (
             {"points_per_side": "None", "point_grids": "[[[0.5, 0.5]]]", "crop_n_layers": "1"},
             r"1 grid\(s\) for 2 layer\(s\)",
@@ -395,11 +392,24 @@ def test_a_run_that_cannot_be_says_why_and_the_next_good_one_works(workflow, alg
     assert mask_of(algo).any()
 
 
+def test_showing_masks_before_any_run_says_to_run(algo):
+    with pytest.raises(ValueError, match="run the workflow first"):
+        algo.get_image_with_mask()
+
+
 def test_a_refused_set_changes_no_parameter(algo):
     before = dict(algo.get_parameters())
     with pytest.raises(RuntimeError, match=r"iou_thresh: '7' is not accepted; accepted is a number from 0 to 1"):
         algo.set_parameters({"points_per_side": "8", "iou_thresh": "7", "input_point": "[1, 2]"})
     assert dict(algo.get_parameters()) == before
+
+
+def test_points_per_side_and_point_grids_are_set_together_or_not_at_all(algo):
+    before = dict(algo.get_parameters())
+    for params in ({"points_per_side": "None"}, {"point_grids": "[[[0.5, 0.5]]]"}):
+        with pytest.raises(RuntimeError, match=r"points_per_side: .* point_grids: "):
+            algo.set_parameters(params)
+        assert dict(algo.get_parameters()) == before
 
 
 def test_cuda_without_a_device_is_a_warning_and_the_cpu(workflow, algo, astronaut, caplog):
@@ -496,3 +506,31 @@ def test_masks_do_not_depend_on_the_autocast_of_the_caller(workflow, algo, astro
     with torch.autocast("cpu", torch.bfloat16):
         workflow.run_on(array=astronaut)
     np.testing.assert_array_equal(mask_of(algo), expected)
+
+
+# ---------------------------------------------------------------- progress
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"input_point": "[250, 100]"},
+        AUTOMATIC | {"points_per_side": "1"},
+        AUTOMATIC | {"points_per_side": "4", "points_per_batch": "3"},
+        AUTOMATIC | {"points_per_side": "11", "points_per_batch": "1", "multimask_output": "False"},
+        AUTOMATIC | {"points_per_side": "2", "crop_n_layers": "1", "crop_n_points_downscale_factor": "4"},
+    ],
+    ids=["a prompt", "one batch", "six batches", "more batches than steps", "crops"],
+)
+def test_the_progress_bar_ends_exactly_full(workflow, algo, astronaut, params):
+    steps = []
+    algo.emit_step_progress = lambda: steps.append(1)
+    algo.set_parameters(params)
+    workflow.run_on(array=astronaut)
+    assert len(steps) == algo.get_progress_steps()
+
+
+def test_nothing_is_drawn_on_a_stream_that_is_no_terminal(workflow, algo, astronaut, capfd):
+    algo.set_parameters(AUTOMATIC)
+    workflow.run_on(array=astronaut)
+    assert "Segmenting" not in "".join(capfd.readouterr())

@@ -1,0 +1,120 @@
+"""Rules of the project that hold whatever it does: the wall, the files that the hub expects, lint."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import NAME, ROOT
+
+
+def tracked_files() -> list[str]:
+    """What git tracks, or the checkout's files where there is no git (a downloaded archive)."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    return listed.stdout.split("\n")[:-1] if listed.returncode == 0 else []
+
+
+def imported_names(path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "segmentation").glob("*.py")), ids=lambda p: p.name)
+def test_segmentation_imports_neither_ikomia_nor_qt(path):
+    assert not {name for name in imported_names(path) if re.match(r"ikomia|PyQt|PySide|Qt", name)}
+
+
+def test_segmentation_works_where_ikomia_and_qt_cannot_be_imported(tmp_path):
+    code = """
+import sys
+for name in ("ikomia", "PyQt5", "PyQt6", "PySide6"):
+    sys.modules[name] = None
+import numpy as np
+from infer_segment_anything_2.segmentation.prompts import Prompts
+from infer_segment_anything_2.segmentation.segmenter import open_segmenter
+(masks,) = open_segmenter("sam2_hiera_nano").predict(
+    np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), Prompts(boxes=np.array([[8, 8, 50, 50]], np.float32)))
+assert masks[0].shape == (64, 64)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    # Not from the checkout: there the file infer_segment_anything_2.py hides the package of that name.
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
+
+
+def test_the_root_has_what_the_hub_expects():
+    for name in (
+        f"{NAME}.py",
+        f"{NAME}_process.py",
+        "__init__.py",
+        "requirements.txt",
+        "README.md",
+        "LICENSE.md",
+        "images/icon.png",
+        "models/sam2_hiera_nano.pt",
+        "models/sam2_hiera_nano.yaml",
+    ):
+        assert (ROOT / name).is_file(), name
+    assert [p.name for p in ROOT.glob("requirements*.txt")] == ["requirements.txt"]  # the hub's installer takes each
+
+
+def test_the_factory_describes_the_plugin():
+    from infer_segment_anything_2.infer_segment_anything_2_process import InferSegmentAnything2Factory
+
+    info = InferSegmentAnything2Factory().info
+    assert info.name == NAME
+    assert (ROOT / info.icon_path).is_file()
+    assert info.min_ikomia_version == "0.15.0"
+    for field in (
+        "short_description",
+        "version",
+        "authors",
+        "article",
+        "article_url",
+        "license",
+        "repository",
+        "keywords",
+    ):
+        assert getattr(info, field), field
+    assert info.year == 2024
+
+
+def test_the_plugin_imports_only_what_its_requirements_name():
+    """Ikomia brings itself; cv2 comes with it."""
+    lines = (ROOT / "requirements.txt").read_text().split()
+    declared = {re.split(r"[<>=~]", line)[0].lower().replace("-", "_") for line in lines}
+    provided_by = {"PIL": "pillow", "hydra": "hydra_core", "yaml": "omegaconf", "annotated_types": "pydantic"}
+    for path in [*ROOT.glob("*.py"), *(ROOT / "segmentation").glob("*.py")]:
+        for name in imported_names(path) - set(sys.stdlib_module_names) - {"", "ikomia", NAME}:
+            if (ROOT / "segmentation" / f"{name}.py").exists():
+                continue  # a relative import
+            assert provided_by.get(name, name).lower() in declared, f"{path.name} imports {name}"
+
+
+def test_what_is_published_is_small_and_clean():
+    files = tracked_files()
+    if not files:
+        pytest.skip("not a git checkout")
+    assert sum((ROOT / f).stat().st_size for f in files) < 15e6
+    assert not [f for f in files if re.search(r"(^|/)(\.?venv|__pycache__|.*_cache)(/|$)|\.(pyc|partial|ckpt)$", f)]
+    assert [f for f in files if f.endswith(".pt")] == ["models/sam2_hiera_nano.pt"]
+    assert (ROOT / "models/sam2_hiera_nano.pt").stat().st_size <= 10e6
+
+
+def test_nothing_is_printed():
+    for path in [*ROOT.glob("*.py"), *(ROOT / "segmentation").glob("*.py")]:
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        assert not [c for c in calls if getattr(c.func, "id", "") == "print"], path.name
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_ruff_is_content(command):
+    subprocess.run([sys.executable, "-m", "ruff", *command, str(ROOT)], check=True, cwd=ROOT)

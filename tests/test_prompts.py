@@ -1,0 +1,423 @@
+"""What the user points at: the forms that are read, those that are refused and why, and which object a point belongs to."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infer_segment_anything_2.segmentation.prompts import (
+    Prompts,
+    make_prompts,
+    parse_boxes,
+    parse_labels,
+    parse_point_grids,
+    parse_points,
+)
+
+PARSERS = {
+    "input_point": parse_points,
+    "input_box": parse_boxes,
+    "input_point_label": parse_labels,
+    "point_grids": parse_point_grids,
+}
+EMPTY = ["", "  ", "[]", "[ ]", "()", "None", "null", " null\n"]
+
+
+def points(*rows) -> np.ndarray:
+    return np.array(rows, np.float32).reshape(-1, 2)
+
+
+def boxes(*rows) -> np.ndarray:
+    return np.array(rows, np.float32).reshape(-1, 4)
+
+
+def labels(*values) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+# --- the forms that are read
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[10, 20]", [[10, 20]]),
+        ("[[10, 20]]", [[10, 20]]),
+        ("[[10, 20], [30.5, 4e1]]", [[10, 20], [30.5, 40]]),
+        (" [ 10 ,\n 20 ] ", [[10, 20]]),
+        ("[-3, 0.25]", [[-3, 0.25]]),
+        (str((10, 20)), [[10, 20]]),
+        (str([(10, 20), (30, 40)]), [[10, 20], [30, 40]]),
+        (str(((10, 20),)), [[10, 20]]),
+        (str(((10, 20), (30, 40))), [[10, 20], [30, 40]]),
+        (str(np.array([[10, 20], [30, 40.5]]).tolist()), [[10, 20], [30, 40.5]]),
+    ],
+)
+def test_points_flat_nested_or_as_tuples(text, expected):
+    found = parse_points(text)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.float32(expected))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[10, 20, 30, 40]", [[10, 20, 30, 40]]),
+        ("[[10, 20, 30, 40], [1, 2, 3, 4.5]]", [[10, 20, 30, 40], [1, 2, 3, 4.5]]),
+        ("[30, 40, 10, 20]", [[10, 20, 30, 40]]),
+        ("[30, 20, 10, 40]", [[10, 20, 30, 40]]),
+        ("[10, 40, 30, 20]", [[10, 20, 30, 40]]),
+        ("[[5, 6, 1, 2], [-10, 0, 10, 5000]]", [[1, 2, 5, 6], [-10, 0, 10, 5000]]),
+        (str(((10, 20, 30, 40),)), [[10, 20, 30, 40]]),
+    ],
+)
+def test_boxes_flat_nested_or_as_tuples_with_their_corners_put_right(text, expected):
+    found = parse_boxes(text)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.float32(expected))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1", [1]),
+        ("0", [0]),
+        ("[1]", [1]),
+        ("[1, 0, 1]", [1, 0, 1]),
+        ("(1, 0)", [1, 0]),
+        (str((1,)), [1]),
+        ("[[1, 0]]", [1, 0]),
+        ("[1.0, 0.0]", [1, 0]),
+        ("[[]]", []),
+    ],
+)
+def test_labels_alone_in_a_list_or_as_a_row_of_an_array(text, expected):
+    found = parse_labels(text)
+    assert found.dtype == np.int32
+    assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[[0.5, 0.25]]", [[[0.5, 0.25]]]),
+        ("[[0, 0], [1, 1]]", [[[0, 0], [1, 1]]]),
+        ("[[[0, 0], [1, 1]]]", [[[0, 0], [1, 1]]]),
+        ("[[[0.1, 0.2]], [[0.3, 0.4], [0.5, 0.6]]]", [[[0.1, 0.2]], [[0.3, 0.4], [0.5, 0.6]]]),
+        (str([((0.1, 0.2),), ((0.3, 0.4),)]), [[[0.1, 0.2]], [[0.3, 0.4]]]),
+    ],
+)
+def test_point_grids_of_one_layer_or_several_in_double_precision(text, expected):
+    found = parse_point_grids(text)
+    assert [layer.tolist() for layer in found] == expected
+    assert all(layer.dtype == np.float64 for layer in found)
+
+
+@pytest.mark.parametrize("text", EMPTY)
+def test_nothing_in_any_spelling_is_no_prompt(text):
+    assert parse_points(text).shape == (0, 2)
+    assert parse_boxes(text).shape == (0, 4)
+    assert parse_labels(text).shape == (0,)
+    assert parse_point_grids(text) is None
+    assert (parse_points(text).dtype, parse_boxes(text).dtype, parse_labels(text).dtype) == ("f4", "f4", "i4")
+
+
+# --- the forms that are refused
+
+REFUSED = [
+    # malformed
+    ("input_point", "[10, 20", r"'\[10, 20' is not valid JSON"),
+    ("input_point", "10, 20", "is not valid JSON"),
+    ("input_point", "[10, 20,]", "is not valid JSON"),
+    ("input_point", "[010, 20]", "is not valid JSON"),
+    ("input_point", "array([10, 20])", "is not valid JSON"),
+    ("input_point", "[[10 20]]", "is not valid JSON"),
+    ("input_box", "left upper corner", "'left upper corner' is not valid JSON"),
+    ("input_point_label", "[True]", "is not valid JSON"),
+    ("input_point", "[" + "9" * 5000 + ", 1]", "is not valid JSON"),
+    ("point_grids", "[[0.5, 0.5]", "is not valid JSON"),
+    # not a list
+    ("input_point", "7", "7 is not a list"),
+    ("input_point", '"[1, 2]"', "is not a list"),
+    ("input_point", '{"x": 1, "y": 2}', "is not a list"),
+    ("input_box", "true", "True is not a list"),
+    ("input_point", "NaN", "nan is not a list"),
+    # wrong nesting and counts
+    ("input_point", "[1]", r"entry 1, \[1\], does not hold 2 numbers"),
+    ("input_point", "[1, 2, 3]", r"entry 1, \[1, 2, 3\], does not hold 2 numbers"),
+    ("input_point", "[[1, 2], [3]]", r"entry 2, \[3\], does not hold 2 numbers"),
+    ("input_point", "[[1, 2], 3]", r"entry 2, 3, does not hold 2 numbers"),
+    ("input_point", "[1, [2, 3]]", r"entry 1, 1, does not hold 2 numbers"),
+    ("input_point", "[[[1, 2], [3, 4]]]", r"entry 1, .* does not hold 2 numbers"),
+    ("input_point", "[[]]", r"entry 1, \[\], does not hold 2 numbers"),
+    ("input_box", "[1, 2, 3]", r"entry 1, \[1, 2, 3\], does not hold 4 numbers"),
+    ("input_box", "[[1, 2, 3, 4], [1, 2, 3, 4, 5]]", r"entry 2, .* does not hold 4 numbers"),
+    ("input_box", "[[1, 2], [3, 4]]", r"entry 1, \[1, 2\], does not hold 4 numbers"),
+    # not numbers
+    ("input_point", "[true, 1]", r"entry 1, True, does not hold 2 numbers"),
+    ("input_point", "[[1, 2], [1, false]]", r"entry 2, \[1, False\], does not hold 2 numbers"),
+    ("input_point", '["1", "2"]', r"entry 1, '1', does not hold 2 numbers"),
+    ("input_box", "[[1, 2, 3, null]]", r"entry 1, \[1, 2, 3, None\], does not hold 4 numbers"),
+    # not finite
+    ("input_point", "[NaN, 1]", r"entry 1, \[nan, 1\], is not finite"),
+    ("input_point", "[[1, 2], [1, Infinity]]", r"entry 2, \[1, inf\], is not finite"),
+    ("input_point", "[1, -1e400]", r"entry 1, \[1, -inf\], is not finite"),
+    ("input_box", "[0, 0, 10, -Infinity]", r"entry 1, .* is not finite"),
+    ("input_box", "[0, 0, 10, 1" + "0" * 400 + "]", r"entry 1, .* is not finite or too large"),
+    ("input_point", "[0, 1e39]", r"entry 1, \[0, 1e\+39\], is not finite or too large"),
+    # boxes without area
+    ("input_box", "[10, 20, 10, 40]", r"entry 1, \[10, 20, 10, 40\], has no area"),
+    ("input_box", "[[1, 2, 3, 4], [1, 2.1, 3, 2.1]]", r"entry 2, \[1, 2\.1, 3, 2\.1\], has no area"),
+    # labels
+    ("input_point_label", "2", "entry 1, 2, is neither 0 nor 1"),
+    ("input_point_label", "[1, -1]", "entry 2, -1, is neither 0 nor 1"),
+    ("input_point_label", "[0.5]", "entry 1, 0.5, is neither 0 nor 1"),
+    ("input_point_label", "[1, NaN]", "entry 2, nan, is neither 0 nor 1"),
+    ("input_point_label", '["1"]', "entry 1, '1', is neither 0 nor 1"),
+    ("input_point_label", "[true]", "entry 1, True, is neither 0 nor 1"),
+    ("input_point_label", "[null]", "entry 1, None, is neither 0 nor 1"),
+    ("input_point_label", "[[1], [0]]", r"entry 1, \[1\], is neither 0 nor 1"),
+    ("input_point_label", "{}", r"entry 1, \{\}, is neither 0 nor 1"),
+    # grids
+    ("point_grids", "0.5", "0.5 is not a list of lists of points"),
+    ("point_grids", "[0.5, 0.5]", r"\[0.5, 0.5\] is not a list of lists of points"),
+    ("point_grids", "[[]]", r"\[\[\]\] is not a list of lists of points"),
+    ("point_grids", "[[[0.5, 0.5]], []]", "is not a list of lists of points"),
+    ("point_grids", "[[0.5, 1.5]]", r"layer 1: entry 1, \[0.5, 1.5\], is outside 0 to 1"),
+    ("point_grids", "[[[0, 0]], [[1, 1], [-0.1, 0]]]", r"layer 2: entry 2, \[-0.1, 0.0\], is outside 0 to 1"),
+    ("point_grids", "[[[0, 0]], [[1, 1, 1]]]", r"layer 2: entry 1, \[1, 1, 1\], does not hold 2 numbers"),
+    ("point_grids", "[[[0, NaN]]]", r"layer 1: entry 1, \[0, nan\], is not finite"),
+    ("point_grids", "[[0.5, true]]", r"layer 1: entry 1, \[0.5, True\], does not hold 2 numbers"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "reason"), REFUSED, ids=[f"{n}-{t[:30]}" for n, t, _ in REFUSED])
+def test_what_is_wrong_is_refused_with_the_entry_the_reason_and_the_accepted_form(name, text, reason):
+    with pytest.raises(ValueError, match=f"^{name}: .*{reason}") as error:
+        PARSERS[name](text)
+    assert "accepted is" in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.parametrize("template", ["[{}]", "[1, {}]", '{{"a": {}}}', "({})"])
+def test_nesting_of_any_depth_is_refused_not_a_crash(name, template):
+    opening, closing = template.format("|").split("|")
+    for depth in [*range(4, 12), *range(900, 1010), 100_000]:
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            PARSERS[name](opening * depth + "1" + closing * depth)
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from([0, 1, 0.5, 1e400, 10**30])
+    | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=12,
+)
+number_lists = st.recursive(
+    st.integers(-2, 600) | st.floats(), lambda inner: st.lists(inner, min_size=1, max_size=5), max_leaves=20
+)
+brackets = st.text("[](),.0123456789-+eENaInfity \n", max_size=40)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(list(PARSERS)),
+    st.text() | brackets | (json_values | number_lists).map(json.dumps) | number_lists.map(str),
+)
+def test_any_text_gives_a_finite_value_or_an_error_that_names_the_parameter(name, text):
+    try:
+        found = PARSERS[name](text)
+    except ValueError as error:
+        message = str(error)
+        found = []
+    else:
+        message = f"{name}: accepted is"
+    assert message.startswith(f"{name}: ")
+    assert "accepted is" in message
+    assert len(message) < 1000
+    assert all(np.isfinite(part).all() for part in (found if found is not None else []))
+
+
+coordinate = st.floats(-1e6, 1e6, width=32) | st.integers(-5000, 5000)
+
+
+@given(st.lists(st.tuples(coordinate, coordinate), max_size=5), st.sampled_from([json.dumps, str]))
+@settings(max_examples=100, deadline=None)
+def test_points_are_read_as_json_or_str_writes_them(rows, write):
+    np.testing.assert_array_equal(parse_points(write(rows)), points(*rows))
+    np.testing.assert_array_equal(parse_points(write(tuple(rows))), points(*rows))
+
+
+# --- prompts that fit the image
+
+
+def test_without_labels_every_point_is_foreground():
+    prompts = make_prompts(points([1, 2], [3, 4]), labels(), boxes(), (10, 10))
+    assert prompts.labels.tolist() == [1, 1]
+    assert prompts.labels.dtype == np.int32
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_label_serves_all_points(label):
+    assert make_prompts(points([1, 2], [3, 4], [5, 6]), labels(label), boxes(), (10, 10)).labels.tolist() == [label] * 3
+
+
+def test_labels_stay_with_their_points():
+    assert make_prompts(points([1, 2], [3, 4]), labels(0, 1), boxes(), (10, 10)).labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("count", "given_labels"), [(3, (1, 0)), (1, (1, 0)), (2, (1, 1, 1)), (0, (1, 1)), (0, (1,))])
+def test_label_counts_that_do_not_match_are_refused(count, given_labels):
+    said = rf"^input_point_label: {len(given_labels)} label\(s\) for {count} point\(s\); accepted is"
+    with pytest.raises(ValueError, match=said):
+        make_prompts(points(*[[1, 1]] * count), labels(*given_labels), boxes([0, 0, 5, 5]), (10, 10))
+
+
+@pytest.mark.parametrize("point", [[0, 0], [19, 9], [19.5, 9.9], [0, 9], [-0.0, 0]])
+def test_points_up_to_the_edge_are_inside(point):
+    np.testing.assert_array_equal(make_prompts(points(point), labels(), boxes(), (10, 20)).points, points(point))
+
+
+@pytest.mark.parametrize("point", [[20, 5], [5, 10], [-1, 5], [5, -0.1], [15, 15], [math.nan, 5], [1e6, 1e6]])
+def test_a_point_outside_the_image_is_named(point):
+    said = r"^input_point: entry 2, \[.*\], is outside the image; accepted is x from 0 to below 20 and y from 0 to below 10"
+    with pytest.raises(ValueError, match=said):
+        make_prompts(points([1, 1], point), labels(), boxes(), (10, 20))
+
+
+@pytest.mark.parametrize(
+    ("box", "clipped"),
+    [
+        ([2, 3, 15, 9], [2, 3, 15, 9]),
+        ([-5, -5, 50, 50], [0, 0, 20, 10]),
+        ([15, 5, 25, 8], [15, 5, 20, 8]),
+        ([0, 0, 20, 10], [0, 0, 20, 10]),
+        ([19.5, 9.5, 30, 30], [19.5, 9.5, 20, 10]),
+    ],
+)
+def test_a_box_that_sticks_out_is_clipped(box, clipped):
+    found = make_prompts(points(), labels(), boxes(box), (10, 20)).boxes
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, boxes(clipped))
+
+
+@pytest.mark.parametrize(
+    "box", [[20, 0, 30, 5], [0, 10, 5, 20], [-9, 0, 0, 5], [0, -9, 5, -1], [50, 50, 60, 60], [math.nan, 0, 5, 5]]
+)
+def test_a_box_wholly_outside_the_image_is_named(box):
+    said = r"^input_box: entry 2, \[.*\], is outside the image, which is 20 pixels wide and 10 high; accepted is"
+    with pytest.raises(ValueError, match=said):
+        make_prompts(points(), labels(), boxes([1, 1, 2, 2], box), (10, 20))
+
+
+def test_the_given_arrays_are_left_alone():
+    box = boxes([-5, -5, 50, 50])
+    make_prompts(points(), labels(), box, (10, 20))
+    assert box.tolist() == [[-5, -5, 50, 50]]
+
+
+def test_prompts_are_true_when_something_is_pointed_at():
+    assert not make_prompts(points(), labels(), boxes(), (10, 10))
+    assert make_prompts(points([1, 1]), labels(), boxes(), (10, 10))
+    assert make_prompts(points(), labels(), boxes([1, 1, 2, 2]), (10, 10))
+    assert not Prompts()
+
+
+# --- which object a point belongs to
+
+
+def naive_owner(point, all_boxes) -> int:
+    """Smallest box that contains the point, else the nearest; among equals the smaller, then the earlier."""
+    x, y = point
+
+    def distance(box) -> float:
+        return math.hypot(max(box[0] - x, 0, x - box[2]), max(box[1] - y, 0, y - box[3]))
+
+    def area(box) -> float:
+        return (box[2] - box[0]) * (box[3] - box[1])
+
+    inside = [k for k, box in enumerate(all_boxes) if box[0] <= x <= box[2] and box[1] <= y <= box[3]]
+    if inside:
+        return min(inside, key=lambda k: (area(all_boxes[k]), k))
+    return min(range(len(all_boxes)), key=lambda k: (distance(all_boxes[k]), area(all_boxes[k]), k))
+
+
+pixel = st.integers(0, 30)
+box_rows = st.tuples(pixel, pixel, st.integers(1, 20), st.integers(1, 20)).map(
+    lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]]
+)
+labelled_points = st.lists(st.tuples(pixel, pixel, st.integers(0, 1)), max_size=8)
+
+
+@st.composite
+def any_prompts(draw, min_boxes=0) -> Prompts:
+    rows = draw(labelled_points)
+    return make_prompts(
+        points(*[row[:2] for row in rows]),
+        labels(*[row[2] for row in rows]),
+        boxes(*draw(st.lists(box_rows, min_size=min_boxes, max_size=6))),
+        (60, 60),
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(any_prompts(min_boxes=2))
+def test_a_point_belongs_to_the_smallest_box_around_it_else_to_the_nearest(prompts):
+    expected = [naive_owner(point, prompts.boxes.tolist()) for point in prompts.points.tolist()]
+    assert prompts.owner_of_points().tolist() == expected
+
+
+def test_a_little_smaller_box_is_smaller_also_among_large_ones():
+    large = boxes([0, 0, 40000.0, 40000.0], [0, 0, 40000.0, 39999.99])
+    assert Prompts(points([5, 5]), labels(1), large).owner_of_points().tolist() == [1]
+
+
+@pytest.mark.parametrize("box", [[], [[0, 0, 5, 5]]], ids=["no box", "one box"])
+def test_without_several_boxes_all_points_describe_one_object(box):
+    prompts = make_prompts(points([1, 1], [20, 20]), labels(1, 0), boxes(*box), (60, 60))
+    assert prompts.owner_of_points().tolist() == [0, 0]
+    (batch,) = prompts.batches()
+    np.testing.assert_array_equal(batch.point_coords, [[[1, 1], [20, 20]]])
+    np.testing.assert_array_equal(batch.point_labels, [[1, 0]])
+    assert (batch.boxes is None) == (not box)
+
+
+@settings(max_examples=200, deadline=None)
+@given(any_prompts().filter(bool))
+def test_batches_hold_every_object_once_with_its_points_in_order_and_one_kind_in_each(prompts):
+    batches = prompts.batches()
+    count = max(len(prompts.boxes), 1)
+    assert sorted(k for batch in batches for k in batch.indices) == list(range(count))
+    sizes = [0 if batch.point_coords is None else batch.point_coords.shape[1] for batch in batches]
+    assert len(set(sizes)) == len(sizes)
+    assert all(size > 0 or batch.point_coords is None for size, batch in zip(sizes, batches, strict=True))
+    owner = prompts.owner_of_points()
+    for batch in batches:
+        assert (batch.boxes is None) == (len(prompts.boxes) == 0)
+        assert (batch.point_coords is None) == (batch.point_labels is None)
+        for place, k in enumerate(batch.indices):
+            if batch.boxes is not None:
+                assert batch.boxes.shape == (len(batch.indices), 4)
+                np.testing.assert_array_equal(batch.boxes[place], prompts.boxes[k])
+            if batch.point_coords is not None:
+                np.testing.assert_array_equal(batch.point_coords[place], prompts.points[owner == k])
+                np.testing.assert_array_equal(batch.point_labels[place], prompts.labels[owner == k])
+            else:
+                assert not (owner == k).any()
+
+
+def test_a_kind_with_too_many_objects_takes_several_batches():
+    boxes = np.array([[i, 0, i + 1, 1] for i in range(7)], np.float32)
+    batches = Prompts(boxes=boxes).batches(at_most=3)
+    assert [b.indices.tolist() for b in batches] == [[0, 1, 2], [3, 4, 5], [6]]
+    np.testing.assert_array_equal(np.concatenate([b.boxes for b in batches]), boxes)
