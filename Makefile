@@ -9,6 +9,8 @@ VENV   := $(WORK)/venv
 READY  := $(VENV)/ready-$(shell cat requirements.txt tests/requirements.txt | cksum | cut -d' ' -f1)
 OUT    ?= $(WORK)/demo
 MODEL  ?= sam2_hiera_nano
+# Released models that were downloaded before are used again, though the demo has a home of its own.
+TORCH_CACHE := $(or $(TORCH_HOME),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torch)
 IMAGE  ?=
 
 # Nothing that runs below leaves a cache in the checkout.
@@ -41,7 +43,7 @@ $(READY): requirements.txt tests/requirements.txt
 	@touch $@
 
 demo: $(READY)
-	@HOME=$(WORK)/home $(VENV)/bin/python tests/tools/demo.py --out "$(OUT)" --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)")
+	@TORCH_HOME="$(TORCH_CACHE)" HOME=$(WORK)/home $(VENV)/bin/python tests/tools/demo.py --out "$(OUT)" --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)")
 
 test: lint
 	@$(VENV)/bin/python -m pytest -m "not slow"

@@ -128,7 +128,8 @@ def _palette() -> list[list[int]]:
     for _ in range(MAX_LABELS):
         chosen.append(int(distance.argmax()))
         distance = np.minimum(1.02 * distance, np.linalg.norm(seen - seen[chosen[-1]], axis=1))
-    return vivid[chosen].astype(int).tolist()
+    # The only mask is often the first, and yellow, farthest from black, is lost on bright things: it comes last.
+    return vivid[chosen[1:] + chosen[:1]].astype(int).tolist()
 
 
 def _oklab(rgb: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
