@@ -45,6 +45,48 @@ class InferSegmentAnything2Param(TaskParam):
         return to_text(self.values)
 
 
+def drawn_prompts(items: list, labels: np.ndarray, image_hw: tuple[int, int]) -> prompting.Prompts:
+    """The prompts that Ikomia's drawn graphics are.
+
+    A point is a point, a polyline a scribble: points along it. Their category says on which side they are ("Background" or
+    "0": off the object, anything else: on it) unless labels are given. A rectangle, ellipse or polygon is a box, the one
+    around it. Anything else is named in a warning.
+
+    Args:
+        items: Ikomia's graphics items, in drawing order.
+        labels: of the drawn points and scribbles, in drawing order: one for each, one for all, or none.
+        image_hw: height and width of the image in pixels.
+
+    Raises:
+        ValueError: as :func:`.prompts.make_prompts`.
+    """
+    kinds = core.GraphicsItem
+    strokes, categories, boxes = [], [], []
+    for item in items:
+        kind = item.get_type()
+        if kind == kinds.POINT:  # not its bounding rectangle's corner, which lies 1.5 pixels off (ikomia 0.16.1)
+            strokes.append(np.array([[item.point.x, item.point.y]], np.float32))
+        elif kind == kinds.POLYLINE:
+            strokes.append(prompting.points_along(np.array([[p.x, p.y] for p in item.points], np.float32)))
+        elif kind in (kinds.RECTANGLE, kinds.ELLIPSE, kinds.POLYGON):
+            x, y, width, height = item.get_bounding_rect()
+            boxes.append([x, y, x + width, y + height])
+        else:
+            logger.warning("A drawn item of the kind %s is no prompt: draw points, boxes or lines.", kind)
+        if kind in (kinds.POINT, kinds.POLYLINE):
+            categories.append(0 if item.get_category().strip().lower() in ("background", "0") else 1)
+    # Matched to the strokes first: a scribble has one label, whatever the number of its points.
+    each = prompting.make_prompts(np.zeros((len(strokes), 2), np.float32), labels, np.zeros((0, 4), np.float32), (1, 1))
+    of_stroke = each.labels if len(labels) else np.array(categories, np.int32)
+    return prompting.make_prompts(
+        np.concatenate(strokes) if strokes else np.zeros((0, 2), np.float32),
+        np.repeat(of_stroke, [len(s) for s in strokes]).astype(np.int32),
+        np.array(boxes, np.float32).reshape(-1, 4),
+        image_hw,
+        source=("drawn point", "drawn box"),
+    )
+
+
 class StopRequested(Exception):  # noqa: N818 - not an error, a wish
     """The user stopped the run."""
 
@@ -136,12 +178,14 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         return to_rgb8(source.get_image())
 
     def _prompts(self, parameters: Parameters, image: np.ndarray) -> prompting.Prompts:
-        return prompting.make_prompts(
-            prompting.parse_points(parameters.input_point),
-            prompting.parse_labels(parameters.input_point_label),
-            prompting.parse_boxes(parameters.input_box),
-            image.shape[:2],
-        )
+        """What the parameters point at, or else what is drawn; empty for automatic mode."""
+        points = prompting.parse_points(parameters.input_point)
+        boxes = prompting.parse_boxes(parameters.input_box)
+        labels = prompting.parse_labels(parameters.input_point_label)
+        graphics = self.get_input(1)
+        if len(points) or len(boxes) or not graphics.is_data_available():
+            return prompting.make_prompts(points, labels, boxes, image.shape[:2])
+        return drawn_prompts(graphics.get_items(), labels, image.shape[:2])
 
     def _open_segmenter(self):
         """The shared segmenter that the parameters ask for, loaded if nobody in this process holds it."""

@@ -200,11 +200,25 @@ class Prompts:
         return batches
 
 
+def points_along(vertices: npt.NDArray[np.float32], count: int = 8) -> npt.NDArray[np.float32]:
+    """`count` points (count, 2) at equal distances along a polyline of `vertices` (V, 2), from its one end to the other.
+
+    A polyline without length is one point.
+    """
+    steps = np.hypot(*np.diff(vertices.astype(np.float64), axis=0).T)
+    reached = np.concatenate([[0.0], np.cumsum(steps)])
+    if reached[-1] == 0:
+        return vertices[:1].astype(np.float32)
+    wanted = np.linspace(0, reached[-1], count)
+    return np.stack([np.interp(wanted, reached, vertices[:, k]) for k in (0, 1)], axis=1).astype(np.float32)
+
+
 def make_prompts(
     points: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int32],
     boxes: npt.NDArray[np.float32],
     image_hw: Sequence[int],
+    source: tuple[str, str] = ("input_point", "input_box"),
 ) -> Prompts:
     """Prompts that fit the image: labels matched to points, boxes clipped.
 
@@ -213,6 +227,7 @@ def make_prompts(
         labels: (P,), or (1,) to serve all points, or (0,) for all foreground.
         boxes: (B, 4) xyxy with ordered corners, pixels of the original image.
         image_hw: height and width of the original image in pixels.
+        source: what errors call the points and the boxes.
 
     Raises:
         ValueError: labels without points or of another count, a point outside the image, a box wholly outside it.
@@ -226,14 +241,14 @@ def make_prompts(
     for i, (x, y) in enumerate(points, start=1):
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(
-                f"input_point: entry {i}, {_listed((x, y))}, is outside the image; accepted is x from 0 to below {width} "
+                f"{source[0]}: entry {i}, {_listed((x, y))}, is outside the image; accepted is x from 0 to below {width} "
                 f"and y from 0 to below {height}."
             )
     clipped = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
     for i, (box, inside) in enumerate(zip(boxes, clipped, strict=True), start=1):
         if not (inside[2:] > inside[:2]).all():  # so that a NaN, too, is refused
             raise ValueError(
-                f"input_box: entry {i}, {_listed(box)}, is outside the image, which is {width} pixels wide and {height} "
+                f"{source[1]}: entry {i}, {_listed(box)}, is outside the image, which is {width} pixels wide and {height} "
                 f"high; accepted is a box that overlaps it."
             )
     if len(labels) <= 1:
