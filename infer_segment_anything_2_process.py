@@ -123,6 +123,7 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         self._segmenter = None
         self._warned_of_cuda = False
         self._stop_requested = False
+        self._progress: StudioProgress | None = None  #: of the run that is under way
 
     def get_progress_steps(self) -> int:
         """How far Studio's bar goes in one run."""
@@ -130,39 +131,47 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
 
     def init_long_process(self) -> None:
         """Download the model if it is not there and load it: call it when deploying, or the first run does."""
-        self._open_segmenter()
+        if self._progress is None:  # a run loads the model itself, where it can be stopped
+            self._open_segmenter()
         super().init_long_process()
 
     def stop(self) -> None:
-        """End a running automatic mode within one batch."""
+        """End a running download, or automatic mode within one batch."""
         super().stop()
         self._stop_requested = True
 
     def run(self) -> None:
         """Segment the image of input 0."""
         self._stop_requested = False
-        self.begin_task_run()
+        self._progress = progress = StudioProgress(self)
+        try:
+            self.begin_task_run()
+            self._segment()
+        except StopRequested:
+            logger.info("Stopped by the user.")
+        finally:
+            progress.close()
+            self._progress = None
+        progress.fill()
+        self.end_task_run()
+
+    def _segment(self) -> None:
         parameters = self._parameters()
         image = self._image()
         prompts = self._prompts(parameters, image)
         segmenter = self._open_segmenter()
-        progress = StudioProgress(self)
-        try:
-            if prompts:
-                candidates = segmenter.predict(
-                    image,
-                    prompts,
-                    multimask_output=parameters.multimask_output,
-                    mask_threshold=parameters.mask_threshold,
-                    input_size_percent=parameters.input_size_percent,
-                )
-            else:
-                candidates = [self._everything(segmenter, image, parameters, progress)]
-            self._publish(candidates, parameters, image)
-        except StopRequested:
-            logger.info("Stopped by the user.")
-        progress.finish()
-        self.end_task_run()
+        self._progress.check()
+        if prompts:
+            candidates = segmenter.predict(
+                image,
+                prompts,
+                multimask_output=parameters.multimask_output,
+                mask_threshold=parameters.mask_threshold,
+                input_size_percent=parameters.input_size_percent,
+            )
+        else:
+            candidates = [self._everything(segmenter, image, parameters)]
+        self._publish(candidates, parameters, image)
 
     def get_image_with_mask(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB: the image with the masks of output 1 in their colours, its background untouched."""
@@ -202,10 +211,11 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
             config_file=parameters.config_file,
             device="cuda" if use_cuda else "cpu",
             apply_postprocessing=parameters.apply_postprocessing,
+            on_download=self._progress and self._progress.downloaded,
         )
         return self._segmenter
 
-    def _everything(self, segmenter, image: np.ndarray, parameters: Parameters, progress: StudioProgress) -> Masks:
+    def _everything(self, segmenter, image: np.ndarray, parameters: Parameters) -> Masks:
         from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
 
         settings = AutomaticSettings(
@@ -225,7 +235,9 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
             use_m2m=parameters.use_m2m,
             multimask_output=parameters.multimask_output,
         )
-        masks = segmenter.generate(image, settings, input_size_percent=parameters.input_size_percent, progress=progress)
+        masks = segmenter.generate(
+            image, settings, input_size_percent=parameters.input_size_percent, progress=self._progress
+        )
         if not len(masks):
             logger.warning(
                 "No mask was found: lower iou_thresh (%g) or stability_score_thresh (%g), or raise points_per_side.",
@@ -283,35 +295,51 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
 
 
 class StudioProgress:
-    """Moves Studio's bar, and a tqdm bar where there is a terminal, with the batches of automatic mode.
+    """Studio's bar in one run, and a tqdm bar where there is a terminal.
 
-    Called with the batches done and in all; raises :class:`StopRequested` once the task was asked to stop.
+    A download takes the first half of the bar, the batches of automatic mode what is left. Its methods raise
+    :class:`StopRequested` once the task was asked to stop.
     """
 
     def __init__(self, task: InferSegmentAnything2) -> None:
         self._task = task
         self._steps = 0
+        self._start = 0
         self._bar: tqdm | None = None
+
+    def check(self) -> None:
+        """End the run if the user wants it to."""
+        if self._task._stop_requested:
+            raise StopRequested
+
+    def downloaded(self, done: int, total: int | None) -> None:
+        """Show that `done` of `total` bytes have arrived; None: nobody knows how many come."""
+        if total:
+            self._advance(PROGRESS_STEPS // 2 * done // total)
+        self._start = self._steps
+        self.check()
 
     def __call__(self, done: int, total: int) -> None:
         """Show that `done` of `total` batches are done."""
         if self._bar is None:
             self._bar = tqdm(total=total, desc="Segmenting", unit="batch", disable=None, leave=False)
         self._bar.update(done - self._bar.n)
-        self._advance(PROGRESS_STEPS * done // max(total, 1))
-        if self._task._stop_requested:
-            raise StopRequested
+        self._advance(self._start + (PROGRESS_STEPS - self._start) * done // max(total, 1))
+        self.check()
 
-    def finish(self) -> None:
-        """Fill the bar, whatever was done."""
+    def fill(self) -> None:
+        """Bring Studio's bar to its end, whatever was done."""
+        self._advance(PROGRESS_STEPS)
+
+    def close(self) -> None:
+        """Take the terminal's bar away."""
         if self._bar is not None:
             self._bar.close()
-        self._advance(PROGRESS_STEPS)
 
     def _advance(self, steps: int) -> None:
         for _ in range(steps - self._steps):
             self._task.emit_step_progress()
-        self._steps = steps
+        self._steps = max(steps, self._steps)
 
 
 class InferSegmentAnything2Factory(dataprocess.CTaskFactory):

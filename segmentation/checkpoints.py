@@ -265,7 +265,9 @@ def _download(url: str, target: Path, sha256: str | None, on_progress: Progress 
         length = response.headers.get("Content-Length")
         total = int(length) if length else None
         done = 0
-        read = response.read
+        read = getattr(
+            response, "read1", response.read
+        )  # what has arrived, not only full chunks: a slow host can be left
 
         def counted_read(size: int) -> bytes:
             nonlocal done

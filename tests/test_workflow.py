@@ -534,3 +534,76 @@ def test_nothing_is_drawn_on_a_stream_that_is_no_terminal(workflow, algo, astron
     algo.set_parameters(AUTOMATIC)
     workflow.run_on(array=astronaut)
     assert "Segmenting" not in "".join(capfd.readouterr())
+
+
+@pytest.fixture
+def slow_host(monkeypatch, tmp_path):
+    """A host for checkpoints that sends the bundled model's weights as sam2_hiera_tiny, slowly, and counts its answers."""
+    import hashlib
+    import http.server
+    import threading
+    import time
+    from dataclasses import replace
+
+    from infer_segment_anything_2.segmentation import checkpoints
+
+    body = (checkpoints.MODELS_FOLDER / "sam2_hiera_nano.pt").read_bytes()
+    entry = replace(
+        checkpoints.CATALOGUE["sam2_hiera_tiny"],
+        config=checkpoints.CATALOGUE["sam2_hiera_nano"].config,
+        sha256=hashlib.sha256(body).hexdigest(),
+        bytes=len(body),
+    )
+
+    class Host(http.server.BaseHTTPRequestHandler):
+        pause = 0.2
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            for start in range(0, len(body), 1 << 20):
+                try:
+                    self.wfile.write(body[start : start + (1 << 20)])
+                except OSError:
+                    return
+                time.sleep(self.pause)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(checkpoints.MIRROR_VARIABLE, f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setitem(checkpoints.CATALOGUE, "sam2_hiera_tiny", entry)
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        yield Host
+        server.shutdown()
+
+
+def test_a_download_moves_the_bar_and_the_run_fills_it(workflow, algo, astronaut, slow_host):
+    slow_host.pause = 0
+    steps = []
+    algo.emit_step_progress = lambda: steps.append(algo._segmenter is None)
+    algo.set_parameters(AUTOMATIC | {"model_name": "sam2_hiera_tiny", "points_per_side": "3"})
+    workflow.run_on(array=astronaut)
+    assert len(steps) == algo.get_progress_steps()
+    assert sum(steps) == 50  # while there was no model yet
+    assert mask_of(algo).any()
+
+
+def test_stop_ends_a_download_leaves_nothing_partial_and_the_next_run_works(
+    workflow, algo, astronaut, slow_host, tmp_path
+):
+    import threading
+
+    algo.set_parameters({"model_name": "sam2_hiera_tiny", "input_point": "[250, 100]"})
+    threading.Timer(0.5, workflow.stop).start()
+    with pytest.raises(RuntimeError, match="Code 17"):
+        workflow.run_on(array=astronaut)
+    assert algo._segmenter is None
+    assert not list((tmp_path / "torch").rglob("*.partial"))
+    assert not list((tmp_path / "torch").rglob("*.pt"))
+    slow_host.pause = 0
+    workflow.run_on(array=astronaut)
+    assert mask_of(algo).any()
