@@ -6,6 +6,8 @@ CACHE  ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/infer_segment_anything_2
 # One folder per checkout, so that two of them never share an installation.
 WORK   ?= $(CACHE)/$(shell printf %s '$(CURDIR)' | cksum | cut -d' ' -f1)
 VENV   := $(WORK)/venv
+QT5    := $(WORK)/qt5
+QT6    := $(WORK)/qt6
 READY  := $(VENV)/ready-$(shell cat requirements.txt tests/requirements.txt | cksum | cut -d' ' -f1)
 OUT    ?= $(WORK)/demo
 MODEL  ?= sam2_hiera_nano
@@ -42,11 +44,28 @@ $(READY): requirements.txt tests/requirements.txt
 		-r requirements.txt -r tests/requirements.txt
 	@touch $@
 
+# The two generations of Qt that Studio has been built on. What is not here (torch, sam2, pytest, …) comes from $(VENV); no PyQt is
+# installed there, so that its tests show that the API needs none. 6.2.3 is the newest PyQt6 that imports beside the Qt 6.2
+# which ikomia 0.16.1 bundles.
+$(QT6)/ready: PACKAGES := PyQt6==6.2.3 PyQt6-Qt6==6.2.4 PyQt6-sip
+$(QT5)/ready: PACKAGES := ikomia==0.15.1 PyQt5==5.15.11 PyQt5-Qt5 PyQt5-sip
+$(QT5)/ready $(QT6)/ready: $(READY)
+	@rm -rf $(@D)
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(PACKAGES)
+	@$(VENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> $$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/plugin.pth
+	@touch $@
+
 demo: $(READY)
 	@TORCH_HOME="$(TORCH_CACHE)" HOME=$(WORK)/home $(VENV)/bin/python tests/tools/demo.py --out "$(OUT)" --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)")
 
-test: lint
+test: lint $(QT5)/ready $(QT6)/ready
 	@$(VENV)/bin/python -m pytest -m "not slow"
+	@echo "The panel and drawn prompts with ikomia 0.16.1 and PyQt6:"
+	@$(QT6)/bin/python -m pytest -m qt
+	@echo "The same with ikomia 0.15.1 and PyQt5:"
+	@$(QT5)/bin/python -m pytest -m qt
 
 test-slow: $(READY)
 	@$(VENV)/bin/python -m pytest -m slow

@@ -11,6 +11,8 @@ from ikomia import core, dataprocess
 
 from infer_segment_anything_2.infer_segment_anything_2_process import drawn_prompts
 
+pytestmark = pytest.mark.qt
+
 HW = (512, 512)
 NONE = np.zeros(0, np.int32)
 
