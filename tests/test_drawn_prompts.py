@@ -6,6 +6,7 @@ import json
 import logging
 
 import numpy as np
+import oracle
 import pytest
 from ikomia import core, dataprocess
 
@@ -88,6 +89,22 @@ def test_the_same_prompt_drawn_and_typed_gives_the_same_masks(workflow, algo, as
     assert any(m.any() for m in ours)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_drawn_boxes_and_points_give_the_masks_of_sam2(workflow, algo, astronaut):
+    algo.set_parameters({"multimask_output": "True"})
+    items = [core.CGraphicsRectangle(150, 20, 150, 180), point(220, 110), point(220, 50, "Background")]
+    ours = drawn(workflow, algo, astronaut, items)
+    predictor = oracle.predictor(oracle.nano_model())
+    predictor.set_image(astronaut)
+    theirs, _, _ = predictor.predict(
+        box=np.array([150, 20, 300, 200]),
+        point_coords=np.array([[220, 110], [220, 50]]),
+        point_labels=np.array([1, 0]),
+        multimask_output=True,
+    )
+    for label_image, mask in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(label_image, mask.astype(np.uint8))
 
 
 def test_ellipses_and_polygons_are_the_boxes_around_them():
