@@ -59,12 +59,23 @@ def _parsed_by(parse: Callable[[str], Any]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _declare(default: Any, group: str, label: str, help: str, accepted: str = "", **limits: Any) -> Any:
+def _declare(
+    default: Any,
+    group: str,
+    label: str,
+    help: str,
+    accepted: str = "",
+    *,
+    step: float | None = None,
+    example: str = "",
+    **limits: Any,
+) -> Any:
     if callable(default):
         limits["default_factory"] = default
     else:
         limits["default"] = default
-    return Field(title=label, description=help, json_schema_extra={"group": group, "accepted": accepted}, **limits)
+    extra = {"group": group, "accepted": accepted, "step": step, "example": example}
+    return Field(title=label, description=help, json_schema_extra=extra, **limits)
 
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -78,7 +89,7 @@ class Parameters(BaseModel):
     model_name: Annotated[str, AfterValidator(_known_model)] = _declare(
         "sam2_hiera_small",
         MODEL,
-        "Model",
+        "Model name",
         "Which SAM 2 model segments. Larger ones are more exact and slower; sam2_hiera_nano is bundled and only for "
         "trying out.",
         "one of " + ", ".join(MODEL_NAMES),
@@ -98,7 +109,10 @@ class Parameters(BaseModel):
         "the path of a YAML file, a config name inside the sam2 package, or empty",
     )
     cuda: bool = _declare(
-        cuda_is_available, MODEL, "CUDA", "Compute on the GPU. Without one the CPU computes, and a warning says so."
+        cuda_is_available,
+        MODEL,
+        "Use the GPU (CUDA)",
+        "Compute on the GPU. Without one the CPU computes, and a warning says so.",
     )
     apply_postprocessing: bool = _declare(
         True,
@@ -113,12 +127,23 @@ class Parameters(BaseModel):
         "Size at which the image is segmented, in percent of its own. Less saves memory; masks keep the original size.",
         ge=1,
         le=100,
+        step=5,
     )
     input_box: Annotated[str, _parsed_by(prompts.parse_boxes)] = _declare(
-        "", PROMPT, "Boxes", "Box prompts, one object each.", prompts.BOX_FORM
+        "",
+        PROMPT,
+        "Boxes",
+        "Box prompts, one object each.",
+        prompts.BOX_FORM,
+        example="[40, 30, 200, 180]",
     )
     input_point: Annotated[str, _parsed_by(prompts.parse_points)] = _declare(
-        "", PROMPT, "Points", "Point prompts.", prompts.POINT_FORM
+        "",
+        PROMPT,
+        "Points",
+        "Point prompts.",
+        prompts.POINT_FORM,
+        example="[[120, 80], [60, 90]]",
     )
     input_point_label: Annotated[str, _parsed_by(prompts.parse_labels)] = _declare(
         "",
@@ -126,6 +151,7 @@ class Parameters(BaseModel):
         "Point labels",
         "For each point whether it is on the object (1) or off it (0); empty: all 1.",
         prompts.LABEL_FORM,
+        example="[1, 0]",
     )
     multimask_output: bool = _declare(
         False,
@@ -140,6 +166,7 @@ class Parameters(BaseModel):
         "Points per side",
         "Automatic mode prompts the model with a grid of this many by this many points. None: with point_grids.",
         ge=1,
+        step=1,
     )
     point_grids: Annotated[str, _parsed_by(prompts.parse_point_grids)] = _declare(
         "",
@@ -147,18 +174,29 @@ class Parameters(BaseModel):
         "Point grids",
         "Your own points in place of the grid; needs points_per_side = None.",
         prompts.GRID_FORM,
+        example="[[[0.2, 0.5]]]",
     )
     points_per_batch: int = _declare(
-        64, ADVANCED, "Points per batch", "Points decoded at once. More may be faster on a GPU and takes memory.", ge=1
+        64,
+        ADVANCED,
+        "Points per batch",
+        "Points decoded at once. More may be faster on a GPU and takes memory.",
+        ge=1,
+        step=8,
     )
     iou_thresh: Fraction = _declare(
-        0.8, AUTOMATIC, "Predicted IoU, at least", "Masks whose quality the model itself predicts lower are dropped."
+        0.8,
+        AUTOMATIC,
+        "Predicted IoU, at least",
+        "Masks whose quality the model itself predicts lower are dropped.",
+        step=0.05,
     )
     stability_score_thresh: Fraction = _declare(
         0.95,
         AUTOMATIC,
         "Stability, at least",
         "Masks that change when their cutoff is shifted are dropped: this much (IoU) has to stay.",
+        step=0.01,
     )
     stability_score_offset: float = _declare(
         1.0,
@@ -167,6 +205,7 @@ class Parameters(BaseModel):
         "How far the cutoff is shifted to measure stability, in logits.",
         ge=0,
         allow_inf_nan=False,
+        step=0.1,
     )
     mask_threshold: float = _declare(
         0.0,
@@ -175,9 +214,14 @@ class Parameters(BaseModel):
         "Logit above which a pixel belongs to the mask; for prompts too.",
         "any finite number",
         allow_inf_nan=False,
+        step=0.1,
     )
     box_nms_thresh: Fraction = _declare(
-        0.7, AUTOMATIC, "Duplicates above IoU", "Of masks whose boxes overlap more than this (IoU), the best stays."
+        0.7,
+        AUTOMATIC,
+        "Duplicates above IoU",
+        "Of masks whose boxes overlap more than this (IoU), the best stays.",
+        step=0.05,
     )
     crop_n_layers: int = _declare(
         0,
@@ -185,9 +229,14 @@ class Parameters(BaseModel):
         "Crop layers",
         "Also search crops of the image: layer i has 2^i x 2^i of them. Finds smaller objects, takes longer.",
         ge=0,
+        step=1,
     )
     crop_nms_thresh: Fraction = _declare(
-        0.7, ADVANCED, "Crop duplicates above IoU", "The same as box_nms_thresh between different crops."
+        0.7,
+        ADVANCED,
+        "Crop duplicates above IoU",
+        "The same as box_nms_thresh between different crops.",
+        step=0.05,
     )
     crop_overlap_ratio: float = _declare(
         512 / 1500,
@@ -197,9 +246,15 @@ class Parameters(BaseModel):
         ge=0,
         lt=1,
         allow_inf_nan=False,
+        step=0.05,
     )
     crop_n_points_downscale_factor: int = _declare(
-        1, ADVANCED, "Crop point factor", "points_per_side is divided by this to the power of the crop layer.", ge=1
+        1,
+        ADVANCED,
+        "Crop point factor",
+        "points_per_side is divided by this to the power of the crop layer.",
+        ge=1,
+        step=1,
     )
     min_mask_region_area: int = _declare(
         0,
@@ -207,6 +262,7 @@ class Parameters(BaseModel):
         "Smallest region (px)",
         "Holes and islands of a mask smaller than this many pixels are removed.",
         ge=0,
+        step=10,
     )
     use_m2m: bool = _declare(
         True, ADVANCED, "Refine masks", "Feed each mask back to the model once. Smoother masks, three times the time."
@@ -279,6 +335,36 @@ def accepted(name: str) -> str:
     else:
         text = f"{number} from {low:g} to {'below ' if is_open else ''}{high:g}"
     return text + (", or None together with point_grids" if kind.endswith("None") else "")
+
+
+def step(name: str) -> float | None:
+    """How far one click on an arrow changes the number `name`; None for what is no number."""
+    return DECLARATION[name].json_schema_extra["step"]  # type: ignore[index, return-value]
+
+
+def faults(values: Mapping[str, Any]) -> dict[str, str]:
+    """Why `values` (text or typed, without aliases) are refused: a sentence for each refused parameter; empty if none is."""
+    try:
+        Parameters(**values)
+    except ValidationError as error:
+        # What belongs to no single parameter is about points_per_side and point_grids.
+        return {str(e["loc"][0]) if e["loc"] else "points_per_side": _explain(e, {}) for e in error.errors()}
+    return {}
+
+
+def label_fault(parameters: Parameters) -> str:
+    """What a run would say of labels that do not match the typed points; empty where they do, or where none are typed.
+
+    No fault of the parameters themselves: the labels may be set first, or be those of drawn points.
+    """
+    points, labels = prompts.parse_points(parameters.input_point), prompts.parse_labels(parameters.input_point_label)
+    if not len(points) and not len(prompts.parse_boxes(parameters.input_box)):
+        return ""
+    try:
+        prompts.make_prompts(points * 0, labels, prompts.parse_boxes(""), (1, 1))
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def to_text(parameters: Parameters) -> dict[str, str]:

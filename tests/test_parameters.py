@@ -257,8 +257,8 @@ def test_two_names_set_to_different_values_are_an_error_that_tells_both(defaults
 
 # --- text and back
 
-numbers = st.floats(allow_nan=False, allow_infinity=False)
-coordinates = st.floats(-1e6, 1e6) | st.integers(-5000, 5000)
+numbers = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False)
+coordinates = st.floats(-1e6, 1e6, allow_subnormal=False) | st.integers(-5000, 5000)
 VALUES = {
     "model_name": st.sampled_from(MODEL_NAMES),
     "model_weight_file": st.text(st.characters(exclude_categories=["Cs"])),
@@ -271,13 +271,16 @@ VALUES = {
     "stability_score_offset": numbers.map(abs),
     "mask_threshold": numbers,
     "crop_n_layers": st.integers(0),
-    "crop_overlap_ratio": st.floats(0, 1, exclude_max=True),
+    "crop_overlap_ratio": st.floats(0, 1, exclude_max=True, allow_subnormal=False),
     "crop_n_points_downscale_factor": st.integers(1),
     "min_mask_region_area": st.integers(0),
     **dict.fromkeys(["cuda", "apply_postprocessing", "multimask_output", "use_m2m", "instance_output"], st.booleans()),
-    **dict.fromkeys(["iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"], st.floats(0, 1)),
+    **dict.fromkeys(
+        ["iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"],
+        st.floats(0, 1, allow_subnormal=False),
+    ),
 }
-unit = st.floats(0, 1)
+unit = st.floats(0, 1, allow_subnormal=False)
 grids = st.lists(st.lists(st.tuples(unit, unit), min_size=1, max_size=3), min_size=1, max_size=3).map(str)
 grid_choice = st.integers(1).map(lambda n: {"points_per_side": n}) | grids.map(
     lambda text: {"points_per_side": None, "point_grids": text}
@@ -305,7 +308,10 @@ def test_a_full_map_of_new_values_replaces_any_current_ones(current, new):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from([name for name, *_ in TABLE]), st.text() | st.integers().map(str) | st.floats().map(str))
+@given(
+    st.sampled_from([name for name, *_ in TABLE]),
+    st.text() | st.integers().map(str) | st.floats(allow_subnormal=False).map(str),
+)
 def test_any_text_for_any_parameter_is_taken_or_refused_by_name(name, text):
     before = Parameters(cuda=False)
     try:

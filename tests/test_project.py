@@ -50,10 +50,27 @@ assert masks[0].shape == (64, 64)
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
 
 
+def test_a_workflow_runs_where_no_pyqt_can_be_imported(tmp_path):
+    code = """
+import sys
+for name in ("PyQt5", "PyQt6", "PySide2", "PySide6"):
+    sys.modules[name] = None
+import numpy as np
+from ikomia.dataprocess.workflow import Workflow
+wf = Workflow()
+algo = wf.add_task(name="infer_segment_anything_2", auto_connect=True)
+algo.set_parameters({"model_name": "sam2_hiera_nano", "input_box": "[8, 8, 50, 50]"})
+wf.run_on(array=np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+assert algo.get_output(1).get_mask().shape == (64, 64)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)  # HOME is the tests' own
+
+
 def test_the_root_has_what_the_hub_expects():
     for name in (
         f"{NAME}.py",
         f"{NAME}_process.py",
+        f"{NAME}_widget.py",
         "__init__.py",
         "requirements.txt",
         "README.md",

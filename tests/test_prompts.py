@@ -217,14 +217,16 @@ json_values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
-    | st.floats()
+    | st.floats(allow_subnormal=False)
     | st.sampled_from([0, 1, 0.5, 1e400, 10**30])
     | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
     max_leaves=12,
 )
 number_lists = st.recursive(
-    st.integers(-2, 600) | st.floats(), lambda inner: st.lists(inner, min_size=1, max_size=5), max_leaves=20
+    st.integers(-2, 600) | st.floats(allow_subnormal=False),
+    lambda inner: st.lists(inner, min_size=1, max_size=5),
+    max_leaves=20,
 )
 brackets = st.text("[](),.0123456789-+eENaInfity \n", max_size=40)
 
@@ -248,7 +250,7 @@ def test_any_text_gives_a_finite_value_or_an_error_that_names_the_parameter(name
     assert all(np.isfinite(part).all() for part in (found if found is not None else []))
 
 
-coordinate = st.floats(-1e6, 1e6, width=32) | st.integers(-5000, 5000)
+coordinate = st.floats(-1e6, 1e6, width=32, allow_subnormal=False) | st.integers(-5000, 5000)
 
 
 @given(st.lists(st.tuples(coordinate, coordinate), max_size=5), st.sampled_from([json.dumps, str]))

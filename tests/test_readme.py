@@ -113,13 +113,20 @@ def shown(monkeypatch):
 
 @pytest.fixture
 def default_is_nano(monkeypatch):
-    """The bundled model where a block names none: the default would be downloaded. A coarse grid, to save time."""
+    """The bundled model where a block names none: the default would be downloaded. With thresholds that suit it, and a
+    coarse grid, to save time."""
     from infer_segment_anything_2 import infer_segment_anything_2_process as process
 
     class Param(process.InferSegmentAnything2Param):
         def __init__(self):
             super().__init__()
-            self.values = self.values.model_copy(update={"model_name": "sam2_hiera_nano", "points_per_side": 8})
+            changed = {
+                "model_name": "sam2_hiera_nano",
+                "points_per_side": 8,
+                "iou_thresh": 0.5,
+                "stability_score_thresh": 0.6,
+            }
+            self.values = self.values.model_copy(update=changed)
 
     monkeypatch.setattr(process, "InferSegmentAnything2Param", Param)
 
