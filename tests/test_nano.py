@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
-import cv2
 import numpy as np
 import oracle
 import pytest
 from conftest import ROOT
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
+from tools.demo import AUTOMATIC
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def objects() -> list[np.ndarray]:
 
 def inner_point(mask: np.ndarray) -> list[int]:
     """The pixel of `mask` that is farthest from its border."""
-    y, x = np.unravel_index(np.argmax(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)), mask.shape)
+    y, x = np.unravel_index(np.argmax(distance_transform_edt(mask)), mask.shape)
     return [int(x), int(y)]
 
 
@@ -73,16 +74,7 @@ def test_a_background_point_takes_something_away(workflow, algo, scene, objects)
 
 
 def test_automatic_mode_finds_most_objects(workflow, algo, scene, objects):
-    algo.set_parameters(
-        {
-            "points_per_side": "16",
-            "iou_thresh": "0.5",
-            "stability_score_thresh": "0.6",
-            "use_m2m": "False",
-            "multimask_output": "True",
-            "instance_output": "True",
-        }
-    )
+    algo.set_parameters(AUTOMATIC["sam2_hiera_nano"] | {"instance_output": "True"})
     workflow.run_on(array=scene)
     masks = [obj.mask.astype(bool) for obj in algo.get_output(2).get_objects()]
     found = [max(oracle.iou(m, mask) for m in masks) for mask in objects]

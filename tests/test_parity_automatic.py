@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ikomia  # noqa: F401 - brings the cv2 that sam2's remove_small_regions imports
 import numpy as np
 import oracle
 import pytest

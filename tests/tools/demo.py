@@ -39,9 +39,10 @@ SCENE_OBJECTS = ROOT / "images" / "sample_scene_objects.png"
 AUTOMATIC = {
     "sam2_hiera_nano": {
         "points_per_side": "16",
-        "iou_thresh": "0.5",
-        "stability_score_thresh": "0.6",
-        "multimask_output": "True",
+        "iou_thresh": "0.6",
+        "stability_score_thresh": "0.7",
+        "box_nms_thresh": "0.5",
+        "multimask_output": "False",
         "use_m2m": "False",
     }
 }

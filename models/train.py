@@ -1,0 +1,447 @@
+"""Train sam2_hiera_nano, one stage a call: workers share the weights (Hogwild), a picture a step.
+
+    python train.py --emoji EMOJI --size 256 --minutes 40 --lr 5e-4 --init previous.pt --out stage.pt
+
+The learning rate warms up over 100 steps and then falls along a cosine of the time trained. `OUT` receives
+the moving average of the weights and `OUT.ckpt` everything needed to go on: the same call with --resume
+continues after a kill, on the same schedule.
+"""
+
+import argparse
+import math
+import os
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from scenes import bounding_box, emoji_split, inner_point, scene
+from torch import Tensor, nn
+
+CONFIG = Path(__file__).with_name("sam2_hiera_nano.yaml")
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+MASK_STRIDE = 4  # the decoder's masks are a quarter of the picture a side
+STRIDES = (4, 8, 16)
+WARM_UP_STEPS = 100
+SAVE_EVERY_S = 60
+LOG_EVERY_STEPS = 100
+FIGURES = (
+    "IoU point",
+    "IoU box and points",
+    "error of predicted IoU, three masks",
+    "one mask",
+    "IoU refined",
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture; K points for the three-mask output; K boxes and sets of points for the one-mask output.
+
+    Attributes:
+        image: (size, size, 3) uint8.
+        points, labels: (K, 1, 2) float32 pixels and (K, 1) int32, all ones.
+        point_masks: (K, size / 4, size / 4) float32, the share of each cell that the wanted object covers.
+        boxes, box_labels: (K, 5, 2) and (K, 5); label 2, 3 is a box's corner, 1, 0 a point, -1 padding.
+        box_masks: (K, size / 4, size / 4) float32.
+        objects: (size / 4, size / 4) int64, the number of the visible object, 0 for background.
+    """
+
+    image: npt.NDArray[np.uint8]
+    points: Tensor
+    labels: Tensor
+    point_masks: Tensor
+    boxes: Tensor
+    box_labels: Tensor
+    box_masks: Tensor
+    objects: Tensor
+
+
+def build(size: int) -> nn.Module:
+    """Return the model for pictures of `size` px, a multiple of 32; the weights do not depend on it."""
+    cfg = OmegaConf.load(CONFIG)
+    cfg.model.image_size = size
+    return instantiate(cfg.model, _recursive_=True)
+
+
+def shrink(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """(H / 4, W / 4) share of each of the decoder's cells that a mask (H, W) covers."""
+    scale = 1 / MASK_STRIDE
+    return cv2.resize(mask.astype(np.float32), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def around(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """What lies within 12 px outside a mask (H, W)."""
+    return (cv2.dilate(mask.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0) & ~mask
+
+
+def make_example(seed: int, pool: list[str], args: argparse.Namespace) -> Example:
+    """Compose a scene of --size pixels and draw --prompts prompts of each group."""
+    r = random.Random(seed * 7 + 1)
+    kind = "plain" if r.random() < args.plain else "wide"
+    made = scene(seed, args.size, pool, kind, easy=r.random() < args.easy)
+    low = [shrink(mask) for mask in made.masks]
+
+    def choose() -> list[int]:
+        order = list(range(len(low)))
+        r.shuffle(order)
+        return [order[k % len(order)] for k in range(args.prompts)]
+
+    points, point_masks = [], []
+    for i in choose():
+        if r.random() < args.anywhere:
+            x, y = r.randrange(args.size), r.randrange(args.size)
+            points.append([(x + 0.5, y + 0.5)])
+            under = np.flatnonzero(made.masks[:, y, x])
+            point_masks.append(low[under[0]] if len(under) else 1 - np.sum(low, 0))
+        else:
+            points.append([inner_point(made.masks[i], r, r.random() < 0.8)])
+            point_masks.append(low[i])
+    for_boxes = choose()
+    boxes, labels = np.zeros((args.prompts, 5, 2), np.float32), -np.ones((args.prompts, 5), np.int32)
+    for k, i in enumerate(for_boxes):
+        mask, what, used = made.masks[i], r.random(), 0
+        if what < 0.8:
+            x0, y0, x1, y1 = bounding_box(mask)
+            loose = r.choice([0.0, 0.03, 0.06]) * np.array([x1 - x0, y1 - y0])
+            boxes[k, 0] = (x0, y0) + loose * (r.gauss(0, 1), r.gauss(0, 1))
+            boxes[k, 1] = (x1, y1) + loose * (r.gauss(0, 1), r.gauss(0, 1))
+            labels[k, :2], used = (2, 3), 2
+        if what > 0.6:
+            for _ in range(r.randint(1, 3)):
+                wanted = used == 0 or r.random() < 0.7
+                boxes[k, used] = inner_point(mask if wanted else around(mask), r, wanted)
+                labels[k, used] = wanted
+                used += 1
+    objects = np.zeros(low[0].shape, np.int64)
+    for i, cells in enumerate(low):
+        objects[cells > 0.5] = i + 1
+    return Example(
+        image=made.image,
+        points=torch.tensor(points, dtype=torch.float32),
+        labels=torch.ones(args.prompts, 1, dtype=torch.int32),
+        point_masks=torch.from_numpy(np.stack(point_masks)),
+        boxes=torch.from_numpy(np.clip(boxes, 0, args.size)),
+        box_labels=torch.from_numpy(labels),
+        box_masks=torch.from_numpy(np.stack([low[i] for i in for_boxes])),
+        objects=torch.from_numpy(objects),
+    )
+
+
+def encode(model: nn.Module, image: npt.NDArray[np.uint8]) -> list[Tensor]:
+    """Features (1, C, H, W) of a picture (size, size, 3) at strides 4, 8, 16, for the mask decoder."""
+    x = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 - MEAN) / STD
+    _, features, _, _ = model._prepare_backbone_features(model.forward_image(x))
+    features[-1] = features[-1] + model.no_mem_embed
+    return [
+        f.permute(1, 2, 0).reshape(1, -1, len(image) // s, len(image) // s)
+        for f, s in zip(features, STRIDES, strict=True)
+    ]
+
+
+def decode(
+    model: nn.Module,
+    features: list[Tensor],
+    points: Tensor,
+    labels: Tensor,
+    multi: bool,
+    masks: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return logits (K, M, h, w) and predicted IoU (K, M) of K prompts; M is 3 if `multi`, else 1.
+
+    masks: (K, 1, h, w) logits of earlier masks, as prompts.
+    """
+    sparse, dense = model.sam_prompt_encoder(points=(points, labels), boxes=None, masks=masks)
+    high = [f.expand(len(points), -1, -1, -1) for f in features[:-1]]
+    logits, iou, _, _ = model.sam_mask_decoder(
+        image_embeddings=features[-1],
+        image_pe=model.sam_prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=multi,
+        repeat_image=True,
+        high_res_features=high,
+    )
+    return logits, iou
+
+
+def mask_loss(
+    logits: Tensor, wanted: Tensor, predicted: Tensor, focal_weight: float, balance: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Per mask (K, M): the loss of its shape, the error of its predicted IoU, and its IoU.
+
+    The shape's loss is dice + `focal_weight` * focal + `balance` * cross entropy with object and background
+    weighted equally. SAM 2's own 20 x focal collapses to empty masks when a small model starts from nothing.
+    """
+    g = wanted[:, None].expand_as(logits)
+    p, ce = logits.sigmoid(), F.binary_cross_entropy_with_logits(logits, g, reduction="none")
+    area = g.sum((2, 3))
+    focal = (ce * (p - g) ** 2).mean((2, 3))
+    dice = 1 - (2 * (p * g).sum((2, 3)) + 1) / (p.sum((2, 3)) + area + 1)
+    loss = dice + focal_weight * focal
+    if balance:
+        on = (ce * g).sum((2, 3))
+        loss = loss + balance * (on / (area + 1) + (ce.sum((2, 3)) - on) / (g[0, 0].numel() - area + 1))
+    with torch.no_grad():
+        got, want = logits > 0, g > 0.5
+        iou = (got & want).sum((2, 3)) / ((got | want).sum((2, 3)) + 1e-6)
+    return loss, (predicted - iou).abs(), iou
+
+
+class Dense(nn.Module):
+    """Auxiliary head, thrown away after training.
+
+    It predicts the foreground, and embeddings that agree inside an object and differ between objects: that
+    teaches the encoder directly what an object is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Conv2d(16 + 32 + 128, 64, 1), nn.GELU(), nn.Conv2d(64, 17, 1))
+
+    def forward(self, features: list[Tensor], objects: Tensor) -> Tensor:
+        """The loss for features as of `encode` and objects (H, W) int64."""
+        up = [
+            F.interpolate(f, scale_factor=float(s), mode="bilinear") for f, s in zip(features, (1, 2, 4), strict=True)
+        ]
+        out = self.head(torch.cat(up, 1))[0]
+        embedding, objects = out[:16].flatten(1), objects.flatten()
+        one_hot = F.one_hot(objects).float()
+        count = one_hot.sum(0)
+        mean = embedding @ one_hot / (count + 1e-6)
+        pull = ((embedding - mean[:, objects]).norm(dim=0) - 0.5).clamp(min=0) ** 2
+        loss = F.binary_cross_entropy_with_logits(out[16].flatten(), (objects > 0).float())
+        loss = loss + ((pull @ one_hot) / (count + 1e-6))[count > 8].mean()
+        mean = mean[:, count > 8]
+        n = mean.shape[1]
+        if n > 1:
+            gap = (mean[:, :, None] - mean[:, None]).norm(dim=0) + torch.eye(n) * 10
+            loss = loss + 0.3 * ((3 - gap).clamp(min=0) ** 2).sum() / (n * (n - 1))
+        return loss
+
+
+def start_from_nothing(model: nn.Module) -> None:
+    """Make queries equal keys, so that a point's position code finds its place from the first step."""
+    transformer = model.sam_mask_decoder.transformer
+    attentions = [a for b in transformer.layers for a in (b.cross_attn_token_to_image, b.cross_attn_image_to_token)]
+    for attention in [*attentions, transformer.final_attn_token_to_image]:
+        nn.init.orthogonal_(attention.q_proj.weight, gain=2)
+        attention.k_proj.weight.data.copy_(attention.q_proj.weight.data)
+        attention.q_proj.bias.data.zero_()
+        attention.k_proj.bias.data.zero_()
+
+
+def trained_parameters(model: nn.Module, dense: Dense, only_iou: bool) -> list[nn.Parameter]:
+    """Return the parameters to train and freeze the others; the memory of videos is never trained."""
+    head = "sam_mask_decoder.iou_prediction_head"
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(head) if only_iou else not name.startswith("memory"))
+    return [p for p in model.parameters() if p.requires_grad] + ([] if only_iou else list(dense.parameters()))
+
+
+def refinement(
+    model: nn.Module,
+    features: list[Tensor],
+    example: Example,
+    logits: Tensor,
+    chosen: Tensor,
+    r: random.Random,
+) -> tuple[Tensor, Tensor]:
+    """Decode the points again with the first masks as prompts, half of the time with a correcting click."""
+    first = logits[torch.arange(len(chosen)), chosen].detach()
+    points, labels = example.points, example.labels
+    if r.random() < 0.5:
+        clicks, kinds = [], []
+        for got, want in zip((first > 0).numpy(), (example.point_masks > 0.5).numpy(), strict=True):
+            missed, extra = want & ~got, got & ~want
+            wanted = missed.sum() >= extra.sum()
+            x, y = inner_point(missed if wanted else extra, r)
+            clicks.append([[x * MASK_STRIDE, y * MASK_STRIDE]])
+            kinds.append([int(wanted) if (missed | extra).any() else -1])
+        points = torch.cat([points, torch.tensor(clicks, dtype=torch.float32)], 1)
+        labels = torch.cat([labels, torch.tensor(kinds, dtype=torch.int32)], 1)
+    return decode(model, features, points, labels, False, first.clamp(-32, 32)[:, None])
+
+
+def total_loss(
+    model: nn.Module, dense: Dense, example: Example, args: argparse.Namespace, r: random.Random
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of a step and what is logged of it, in the order of FIGURES, (5,)."""
+
+    def judge(logits: Tensor, wanted: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return mask_loss(logits, wanted, predicted, args.focal, args.balance)
+
+    features = encode(model, example.image)
+    logits, predicted = decode(model, features, example.points, example.labels, True)
+    loss_a, error_a, iou_a = judge(logits, example.point_masks, predicted)
+    each, best = torch.arange(len(loss_a)), loss_a.argmin(1)
+    boxed, predicted = decode(model, features, example.boxes, example.box_labels, False)
+    loss_b, error_b, iou_b = judge(boxed, example.box_masks, predicted)
+    # Of three masks the best one learns; a little of the loss for all keeps the others from dying.
+    shape_loss = loss_a[each, best].mean() + 0.1 * loss_a.mean() + args.box_weight * loss_b.mean()
+    iou_loss = error_a.mean() + args.box_weight * error_b.mean()
+    figures = torch.stack([iou_a[each, best].mean(), iou_b.mean(), error_a.mean(), error_b.mean()]).detach()
+    refined_iou = torch.tensor(math.nan)
+    if r.random() < args.refine:
+        first = best if r.random() < 0.5 else torch.full_like(best, r.randrange(3))
+        refined, predicted = refinement(model, features, example, logits, first, r)
+        loss_c, error_c, iou_c = judge(refined, example.point_masks, predicted)
+        shape_loss, iou_loss = shape_loss + loss_c.mean(), iou_loss + error_c.mean()
+        refined_iou = iou_c.mean()
+    figures = torch.cat([figures, refined_iou[None]])
+    if args.only_iou:
+        return iou_loss / 2, figures
+    loss = (shape_loss + iou_loss) / 2
+    if r.random() < args.dense_share:
+        loss = loss + args.dense * dense(features, example.objects)
+    return loss, figures
+
+
+def learning_rate(args: argparse.Namespace, step: int, done: float) -> float:
+    """Learning rate of a step since the start of the process, when a share `done` of the stage is over."""
+    cosine = 0.5 * (1 + math.cos(math.pi * done))
+    return args.lr * min(1, (step + 1) / WARM_UP_STEPS) * (cosine * (1 - args.last_lr) + args.last_lr)
+
+
+def save(content: dict, path: Path) -> None:
+    """torch.save, atomically."""
+    partial = path.with_name(path.name + ".part")
+    torch.save(content, partial)
+    os.replace(partial, path)
+
+
+def work(rank: int, args: argparse.Namespace, model: nn.Module, dense: Dense, state: dict, counts: Tensor) -> None:
+    """Compose a scene and step until the time is up; worker 0 also keeps the moving average, logs, saves.
+
+    counts: (workers,) steps made by each worker, shared.
+    """
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    torch.manual_seed(args.seed + rank)
+    if args.compile:
+        model.image_encoder.forward = torch.compile(model.image_encoder.forward)
+    pool = emoji_split(args.emoji)[0]
+    parameters = trained_parameters(model, dense, args.only_iou)
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+    before, seconds = state.get("elapsed", 0.0), args.minutes * 60
+    seed = int(time.time()) * 1000 + rank * 10**12  # a resumed run goes on with new scenes
+    live = model.state_dict()
+    mean = state.get("mean") or {name: value.clone() for name, value in live.items()}
+    floats = [name for name, value in mean.items() if value.is_floating_point()]
+    recent: list[Tensor] = []
+    start = saved = time.time()
+    step = 0
+    while (elapsed := before + time.time() - start) < seconds:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(args, step, elapsed / seconds)
+        seed += 1
+        loss, figures = total_loss(model, dense, make_example(seed, pool, args), args, random.Random(seed))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 3.0, foreach=True)
+        optimizer.step()
+        step += 1
+        counts[rank] += 1
+        if rank:
+            continue
+        recent.append(figures)
+        keep = min(args.keep, (counts[0].item() + 1) / (counts[0].item() + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_([mean[name] for name in floats], [live[name] for name in floats], 1 - keep)
+        if step % LOG_EVERY_STEPS == 0:
+            values = torch.stack(recent).nanmean(0).tolist()
+            recent.clear()
+            listed = ", ".join(f"{name} {value:.3f}" for name, value in zip(FIGURES, values, strict=True))
+            print(f"{int(counts.sum())} steps, {elapsed / 60:.1f} of {args.minutes:g} min: {listed}", flush=True)
+        if time.time() - saved > SAVE_EVERY_S:
+            saved = time.time()
+            save({"model": mean, "dense": dense.state_dict()}, args.out)
+            everything = {"model": live, "mean": mean, "dense": dense.state_dict(), "counts": counts.clone()}
+            save(
+                everything | {"optimizer": optimizer.state_dict(), "elapsed": elapsed},
+                checkpoint_of(args.out),
+            )
+    if rank == 0:
+        save({"model": mean, "dense": dense.state_dict()}, args.out)
+
+
+def checkpoint_of(out: Path) -> Path:
+    """Where a stage that writes its weights to `out` keeps what it resumes from."""
+    return out.with_name(out.name + ".ckpt")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--emoji", required=True, help="folder of the .webp of @lobehub/fluent-emoji-3d (package/assets)")
+    p.add_argument("--size", type=int, required=True, help="pictures of this many pixels a side, a multiple of 32")
+    p.add_argument("--minutes", type=float, required=True, help="length of the stage")
+    p.add_argument("--lr", type=float, required=True, help="highest learning rate")
+    p.add_argument("--out", type=Path, required=True, help="weights to write, and OUT.ckpt to resume from")
+    p.add_argument("--init", type=Path, help="weights to start from; without it, from nothing")
+    p.add_argument("--resume", action="store_true", help="continue from OUT.ckpt if there is one")
+    p.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    p.add_argument("--prompts", type=int, default=8, help="prompts of each group per picture")
+    p.add_argument("--easy", type=float, default=0.0, help="share of easy scenes")
+    p.add_argument(
+        "--plain",
+        type=float,
+        default=0.5,
+        help="share of scenes without the extra styles and camera artefacts",
+    )
+    p.add_argument("--anywhere", type=float, default=0.0, help="share of points that may lie on the background")
+    p.add_argument("--only-iou", action="store_true", help="train only the head that predicts the IoU")
+    p.add_argument("--dense", type=float, default=0.3, help="weight of the auxiliary dense loss")
+    p.add_argument("--dense-share", type=float, default=1.0, help="share of steps with the dense loss")
+    p.add_argument("--focal", type=float, default=4.0, help="weight of the focal loss")
+    p.add_argument("--balance", type=float, default=0.25, help="weight of the balanced cross entropy")
+    p.add_argument(
+        "--box-weight",
+        type=float,
+        default=1.3,
+        help="weight of the one-mask output beside the three-mask output",
+    )
+    p.add_argument("--refine", type=float, default=0.15, help="share of steps with a mask as prompt")
+    p.add_argument("--keep", type=float, default=0.998, help="decay of the moving average of the weights per step")
+    p.add_argument("--last-lr", type=float, default=0.02, help="learning rate at the end, as a share of --lr")
+    p.add_argument("--compile", action="store_true", help="torch.compile the image encoder (needs a C++ compiler)")
+    p.add_argument("--seed", type=int, default=0)
+    return p.parse_args()
+
+
+def main() -> None:
+    """Start the workers, which share the weights, and wait for them."""
+    args = parse()
+    torch.manual_seed(args.seed)
+    model, dense = build(args.size).train(), Dense()
+    counts, state = torch.zeros(args.workers), {}
+    if args.resume and checkpoint_of(args.out).exists():
+        state = torch.load(checkpoint_of(args.out), weights_only=True)
+        model.load_state_dict(state["model"])
+        dense.load_state_dict(state["dense"])
+        counts = state["counts"]
+    elif args.init:
+        given = torch.load(args.init, weights_only=True)
+        model.load_state_dict({name: value.float() for name, value in given["model"].items()})
+        if "dense" in given:
+            dense.load_state_dict(given["dense"])
+    else:
+        start_from_nothing(model)
+    model.share_memory()
+    dense.share_memory()
+    mp.spawn(work, (args, model, dense, state, counts.share_memory_()), nprocs=args.workers)
+
+
+if __name__ == "__main__":
+    main()
