@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -367,7 +368,8 @@ hydra = GlobalHydra.instance()
 """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", prelude + script]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    # Not from the checkout: there the file infer_segment_anything_2.py hides the package of that name.
+    result = subprocess.run(command, env=env, cwd=tempfile.gettempdir(), capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 

@@ -27,7 +27,12 @@ SETTINGS = {
     | {"crop_n_layers": 2, "crop_n_points_downscale_factor": 2, "crop_nms_thresh": 0.5, "points_per_side": 5},
     "crops refined": LOOSE
     | {"crop_n_layers": 1, "crop_overlap_ratio": 0.1, "use_m2m": True, "points_per_side": 4, "multimask_output": False},
-    "own points": LOOSE | {"points_per_side": None, "point_grids": [np.array([[0.5, 0.25], [0.4, 0.8], [0.8, 0.2]])]},
+    "own points": LOOSE
+    | {
+        "points_per_side": None,
+        "point_grids": [np.array([[0.5, 0.25], [0.4, 0.8], [0.8, 0.2]])],
+        "pred_iou_thresh": 0.0,
+    },
 }
 
 

@@ -212,7 +212,7 @@ def test_a_smaller_image_size_is_sam2_on_the_smaller_image_with_masks_of_the_ful
 
     side = round(512 * percent / 100)
     predictor = oracle.predictor(oracle.nano_model())
-    predictor.set_image(np.asarray(Image.fromarray(astronaut).resize((side, side), Image.Resampling.BOX)))
+    predictor.set_image(np.array(Image.fromarray(astronaut).resize((side, side), Image.Resampling.BOX)))
     predictor._orig_hw = [astronaut.shape[:2]]
     _, params, calls = CASES[14]
     expected = expected_outputs(predictor, calls, False, astronaut.shape[:2])

@@ -273,7 +273,9 @@ def photo_sample(folder: Path) -> Sample:
 
 def own_sample(path: Path) -> Sample:
     """The user's picture: what is in its centre, and a box of half its size with one of its corners left out."""
-    import cv2  # as Ikomia reads pictures: turned as their EXIF data say
+    import ikomia  # noqa: F401 - brings the cv2 by which it reads pictures: turned as their EXIF data say
+
+    import cv2  # isort: skip
 
     image = cv2.imread(str(path)) if path.is_file() else None
     if image is None:
