@@ -75,9 +75,8 @@ def drawn_prompts(items: list, labels: np.ndarray, image_hw: tuple[int, int]) ->
             logger.warning("A drawn item of the kind %s is no prompt: draw points, boxes or lines.", kind)
         if kind in (kinds.POINT, kinds.POLYLINE):
             categories.append(0 if item.get_category().strip().lower() in ("background", "0") else 1)
-    # Matched to the strokes first: a scribble has one label, whatever the number of its points.
-    each = prompting.make_prompts(np.zeros((len(strokes), 2), np.float32), labels, np.zeros((0, 4), np.float32), (1, 1))
-    of_stroke = each.labels if len(labels) else np.array(categories, np.int32)
+    # Matched to the strokes, not the points: a scribble has one label, whatever the number of its points.
+    of_stroke = prompting.match_labels(labels, len(strokes)) if len(labels) else np.array(categories, np.int32)
     return prompting.make_prompts(
         np.concatenate(strokes) if strokes else np.zeros((0, 2), np.float32),
         np.repeat(of_stroke, [len(s) for s in strokes]).astype(np.int32),

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .masks import Masks, encode
+from .masks import Masks, decode, encode
 from .model_loader import sam2_imports
 
 with sam2_imports():
@@ -229,8 +229,7 @@ class MaskGenerator(SAM2AutomaticMaskGenerator):
         """
         rles, boxes, unchanged = [], [], []
         for rle in data["rles"]:
-            mask = Masks(tuple(rle["size"]), [rle], np.zeros(1, np.float32))[0]
-            mask, filled = remove_small_regions(mask, self.settings.min_mask_region_area, mode="holes")
+            mask, filled = remove_small_regions(decode(rle), self.settings.min_mask_region_area, mode="holes")
             mask, dropped = remove_small_regions(mask, self.settings.min_mask_region_area, mode="islands")
             changed = filled or dropped
             unchanged.append(float(not changed))

@@ -27,6 +27,11 @@ def encode(mask: npt.NDArray[np.bool_]) -> RLE:
     return coco.encode(np.asfortranarray(mask.view(np.uint8)))
 
 
+def decode(rle: RLE) -> npt.NDArray[np.bool_]:
+    """The mask (H, W) bool of a COCO run-length encoding."""
+    return coco.decode(rle).view(bool)
+
+
 @dataclass(frozen=True)
 class Masks:
     """N masks of one image with what the model says of them. A mask costs about a kilobyte until it is decoded.
@@ -48,7 +53,7 @@ class Masks:
 
     def __getitem__(self, index: int) -> npt.NDArray[np.bool_]:
         """Mask `index`, decoded: (H, W) bool."""
-        return coco.decode(self.rles[index]).view(bool)
+        return decode(self.rles[index])
 
     def __iter__(self) -> Iterator[npt.NDArray[np.bool_]]:
         """The masks, decoded one at a time."""

@@ -361,7 +361,7 @@ def label_fault(parameters: Parameters) -> str:
     if not len(points) and not len(prompts.parse_boxes(parameters.input_box)):
         return ""
     try:
-        prompts.make_prompts(points * 0, labels, prompts.parse_boxes(""), (1, 1))
+        prompts.match_labels(labels, len(points))
     except ValueError as error:
         return str(error)
     return ""

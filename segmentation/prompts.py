@@ -213,6 +213,22 @@ def points_along(vertices: npt.NDArray[np.float32], count: int = 8) -> npt.NDArr
     return np.stack([np.interp(wanted, reached, vertices[:, k]) for k in (0, 1)], axis=1).astype(np.float32)
 
 
+def match_labels(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
+    """A label for each of `count` points, (count,) int32: `labels` itself, its only one for all, or all 1 for none given.
+
+    Raises:
+        ValueError: labels without points, or of another count.
+    """
+    if (len(labels) > 1 and len(labels) != count) or (len(labels) and not count):
+        raise ValueError(
+            f"input_point_label: {len(labels)} label(s) for {count} point(s); accepted is one label for each "
+            "point, one label for all, or none (all foreground)."
+        )
+    if len(labels) <= 1:
+        return np.full(count, labels[0] if len(labels) else 1, np.int32)
+    return labels
+
+
 def make_prompts(
     points: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int32],
@@ -233,11 +249,7 @@ def make_prompts(
         ValueError: labels without points or of another count, a point outside the image, a box wholly outside it.
     """
     height, width = image_hw
-    if (len(labels) > 1 and len(labels) != len(points)) or (len(labels) and not len(points)):
-        raise ValueError(
-            f"input_point_label: {len(labels)} label(s) for {len(points)} point(s); accepted is one label for each "
-            "point, one label for all, or none (all foreground)."
-        )
+    labels = match_labels(labels, len(points))
     for i, (x, y) in enumerate(points, start=1):
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(
@@ -251,6 +263,4 @@ def make_prompts(
                 f"{source[1]}: entry {i}, {_listed(box)}, is outside the image, which is {width} pixels wide and {height} "
                 f"high; accepted is a box that overlaps it."
             )
-    if len(labels) <= 1:
-        labels = np.full(len(points), labels[0] if len(labels) else 1, np.int32)
     return Prompts(points, labels, clipped)
