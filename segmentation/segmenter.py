@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from .checkpoints import CATALOGUE, fetch_checkpoint
+from .image_encoder import LeanImageEncoder
 from .images import resize_percent
 from .mask_generator import AutomaticSettings, MaskGenerator, Progress
 from .masks import Masks, encode
@@ -61,6 +62,8 @@ class ImagePredictor(SAM2ImagePredictor):
         super().__init__(model)
         self._transforms = _LowResolution(model.image_size, self.mask_threshold)
         self._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
+        lean = self.device.type == "cpu" and LeanImageEncoder.fits(model)
+        self._feature_maps = LeanImageEncoder(model) if lean else self._feature_maps_of_sam2
         self._kept: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
         self.encoded = 0  #: how many images have been encoded, as opposed to remembered
 
@@ -81,12 +84,15 @@ class ImagePredictor(SAM2ImagePredictor):
     def _encode(self, image: npt.NDArray[np.uint8]) -> dict[str, Any]:
         self.encoded += 1
         pixels = self._transforms(np.ascontiguousarray(image))[None].to(self.device)
-        _, features, _, _ = self.model._prepare_backbone_features(self.model.forward_image(pixels))
+        features = self._feature_maps(pixels)
         if self.model.directly_add_no_mem_embed:
             features[-1] = features[-1] + self.model.no_mem_embed
         # (h * w, 1, C), from fine to coarse, to the (1, C, h, w) that the decoder takes
         maps = [f.permute(1, 2, 0).reshape(1, -1, *hw) for f, hw in zip(features, self._bb_feat_sizes, strict=True)]
         return {"image_embed": maps[-1], "high_res_feats": maps[:-1]}
+
+    def _feature_maps_of_sam2(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        return self.model._prepare_backbone_features(self.model.forward_image(pixels))[1]
 
     def _forget_old(self) -> None:
         def size(kept: dict[str, Any]) -> int:
