@@ -19,6 +19,7 @@ from .checkpoints import CATALOGUE, CheckpointError
 if TYPE_CHECKING:
     from sam2.modeling.sam2_base import SAM2Base
     from torch import Tensor
+    from torch.overrides import TorchFunctionMode
 
 _MAX_CONFIG_BYTES = 1_000_000  # the released ones have 4,000
 _MAX_CONFIG_DEPTH = 50  # the released ones are 6 deep
@@ -198,12 +199,32 @@ def _build(config: str, apply_postprocessing: bool) -> SAM2Base:
 
     tree = read_config(config)
     try:
-        # The constructors draw random weights, which the checkpoint then replaces: spare the caller's
-        # random generator.
-        with torch.random.fork_rng(devices=[]):
+        # A few small constants are drawn all the same: spare the caller's random generator.
+        with _without_initial_weights(), torch.random.fork_rng(devices=[]):
             return instantiate(tree["model"], **(_POSTPROCESSING if apply_postprocessing else {}))
     except (InstantiationException, OmegaConfBaseException) as error:
         raise ValueError(f"config_file {config} describes no model that sam2 can build: {error}") from error
+
+
+def _without_initial_weights() -> TorchFunctionMode:
+    """A context in which modules are built without drawing their weights, which for a large model takes most of the time.
+
+    For models that a checkpoint fills completely. Affects the calling thread alone.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            kwargs = kwargs or {}
+            # Functions of torch.nn.init come here themselves, or with what they call.
+            if getattr(function, "__module__", None) == "torch.nn.init":
+                return kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if function in (torch.Tensor.uniform_, torch.Tensor.normal_):
+                return args[0]
+            return function(*args, **kwargs)
+
+    return Mode()
 
 
 def _read_weights(weights: Path) -> dict[str, Tensor]:

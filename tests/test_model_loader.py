@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -108,6 +109,26 @@ def test_loading_draws_nothing_from_the_callers_random_generator(nano_weights: P
     torch.manual_seed(7)
     load_model(nano_weights, NANO.config, "cpu", True)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_no_weight_is_drawn_only_to_be_replaced(nano_weights: Path) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Draws(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function.name().split("::")[1].rstrip("_") in ("uniform", "normal", "randn", "rand", "bernoulli"):
+                self.numbers += args[0].numel() if isinstance(args[0], torch.Tensor) else math.prod(args[0])
+            return function(*args, **(kwargs or {}))
+
+    with Draws() as draws:
+        torch.nn.Linear(100, 100)
+    assert draws.numbers == 100 * 100 + 100  # so it counts
+
+    with Draws() as draws:
+        load_model(nano_weights, NANO.config, "cpu", True)
+    assert draws.numbers < 1000  # of four million
 
 
 @pytest.mark.parametrize(
