@@ -9,6 +9,7 @@ The same points, thresholds and suppression as sam2 1.1.0, and so the same masks
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from pycocotools import mask as coco
 
 from .mask_decoder import MASK_INPUT_LIMIT, PointDecoder
 from .masks import Masks, decode, encode
-from .model_loader import sam2_imports
+from .model_loader import sam2_imports, without_deprecations
 from .run_lengths import UpscaledMask, area, to_rle
 
 with sam2_imports():
@@ -37,6 +38,8 @@ with sam2_imports():
     )
 from torchvision.ops.boxes import batched_nms, box_area
 
+logger = logging.getLogger(__name__)
+
 Progress = Callable[[int, int], None]
 """Called with the batches done and the batches in all, before the first and after each. What it raises ends the run."""
 
@@ -45,6 +48,16 @@ Progress = Callable[[int, int], None]
 #: sam2_hiera_tiny on two AVX2 cores), much smaller ones are all overhead. The masks are the same.
 CPU_EMBEDDING_PER_BATCH = 1 << 22
 CPU_POINTS_PER_BATCH = 16
+
+
+class GPUMemoryError(MemoryError):
+    """The GPU has no memory for the least that has to be computed at once."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The memory of the GPU ran out, even for one object at a time. Close other programs that use it, choose a smaller "
+            "model (model_name), or set cuda to False."
+        )
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,8 @@ class MaskGenerator(SAM2AutomaticMaskGenerator):
         names = {name: value for name, value in vars(settings).items() if name != "min_mask_region_area"}
         grids = settings.grids()
         # min_mask_region_area stays 0 inside sam2: there it needs a CUDA extension and works on low-resolution masks.
-        super().__init__(predictor.model, **(names | {"points_per_side": None, "point_grids": grids}))
+        with without_deprecations():
+            super().__init__(predictor.model, **(names | {"points_per_side": None, "point_grids": grids}))
         self.predictor = predictor
         self.settings = settings
         if predictor.device.type == "cpu":
@@ -174,6 +188,25 @@ class MaskGenerator(SAM2AutomaticMaskGenerator):
         return data
 
     def _process_batch(self, points, im_size, crop_box, orig_size, normalize=False) -> MaskData:
+        """As sam2's; a GPU without memory for all the points takes half of them at once, here and in later batches."""
+        data, done = MaskData(), 0
+        while done < len(points):
+            part = points[done : done + self.points_per_batch]
+            try:
+                data.cat(self._process_points(part, im_size, crop_box, orig_size, normalize))
+            except torch.OutOfMemoryError as error:
+                if len(part) == 1:
+                    raise GPUMemoryError from error
+            else:
+                done += len(part)
+                continue
+            # Not in the except clause, which still holds what the failed attempt had made.
+            self.points_per_batch = len(part) // 2
+            self.predictor.forget_other_images()
+            logger.warning("The memory of the GPU ran out: %d point(s) at once from here on.", self.points_per_batch)
+        return data
+
+    def _process_points(self, points, im_size, crop_box, orig_size, normalize) -> MaskData:
         in_points = self.predictor._transforms.transform_coords(
             torch.as_tensor(points, dtype=torch.float32, device=self.predictor.device), normalize, im_size
         )

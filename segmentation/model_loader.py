@@ -7,6 +7,7 @@ import io
 import pickle
 import re
 import threading
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,16 @@ def sam2_imports() -> Iterator[None]:
             yield
         finally:
             hydra.hydra = before
+
+
+@contextmanager
+def without_deprecations() -> Iterator[None]:
+    """Build sam2's objects in the body of this context without the warnings about what sam2 uses of torch (jit.script), of
+    which a user of this plugin can change nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 def load_model(weights: Path, config: str, device: str, apply_postprocessing: bool) -> SAM2Base:

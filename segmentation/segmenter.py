@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from .checkpoints import CATALOGUE, fetch_checkpoint
 from .image_encoder import LeanImageEncoder
 from .images import resize_percent
-from .mask_generator import AutomaticSettings, MaskGenerator, Progress
+from .mask_generator import AutomaticSettings, GPUMemoryError, MaskGenerator, Progress
 from .masks import Masks, encode
-from .model_loader import load_model, sam2_imports
+from .model_loader import load_model, sam2_imports, without_deprecations
 from .prompts import Prompts
 
 with sam2_imports():
@@ -59,27 +59,47 @@ class ImagePredictor(SAM2ImagePredictor):
     """
 
     def __init__(self, model: SAM2Base) -> None:
-        super().__init__(model)
-        self._transforms = _LowResolution(model.image_size, self.mask_threshold)
+        with without_deprecations():
+            super().__init__(model)
+            self._transforms = _LowResolution(model.image_size, self.mask_threshold)
         self._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
+        if self.device.type == "cpu":  # on a GPU, autocast has a part in what it computes
+            with torch.no_grad():
+                dense_pe = model.sam_prompt_encoder.get_dense_pe()
+            model.sam_prompt_encoder.get_dense_pe = lambda: dense_pe  # a constant, which sam2 computes for each prompt
         lean = self.device.type == "cpu" and LeanImageEncoder.fits(model)
         self._feature_maps = LeanImageEncoder(model) if lean else self._feature_maps_of_sam2
         self._kept: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
+        self._last_image: tuple[npt.NDArray[np.uint8], bytes] | None = None
         self.encoded = 0  #: how many images have been encoded, as opposed to remembered
 
     @torch.inference_mode()
     def set_image(self, image: npt.NDArray[np.uint8]) -> None:
         """Make `image`, (H, W, 3) uint8 RGB, the one that masks are predicted for."""
-        key = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() + repr(image.shape).encode()
+        key = self._key(image)
         self.reset_predictor()
         if key in self._kept:
             self._kept.move_to_end(key)
         else:
-            self._kept[key] = self._encode(image)
+            try:
+                features = self._encode(image)
+            except torch.OutOfMemoryError:
+                features = None
+            if features is None:  # after the except clause, which holds what the failed attempt had made
+                features = self._encode_alone(image)
+            self._kept[key] = features
             self._forget_old()
         self._features = self._kept[key]
         self._orig_hw = [image.shape[:2]]
         self._is_image_set = True
+
+    def _key(self, image: npt.NDArray[np.uint8]) -> bytes:
+        """What tells an image from others. The last one is recognised by its pixels, which takes a twentieth of the time."""
+        if self._last_image is None or not np.array_equal(image, self._last_image[0]):
+            image = np.array(image, order="C")  # a copy: the caller may go on to write into its own
+            digest = hashlib.blake2b(image, digest_size=16).digest()
+            self._last_image = (image, digest + repr(image.shape).encode())
+        return self._last_image[1]
 
     def _encode(self, image: npt.NDArray[np.uint8]) -> dict[str, Any]:
         self.encoded += 1
@@ -90,6 +110,20 @@ class ImagePredictor(SAM2ImagePredictor):
         # (h * w, 1, C), from fine to coarse, to the (1, C, h, w) that the decoder takes
         maps = [f.permute(1, 2, 0).reshape(1, -1, *hw) for f, hw in zip(features, self._bb_feat_sizes, strict=True)]
         return {"image_embed": maps[-1], "high_res_feats": maps[:-1]}
+
+    def _encode_alone(self, image: npt.NDArray[np.uint8]) -> dict[str, Any]:
+        """Encode on a GPU that has no memory for the image beside those that are kept."""
+        self.forget_other_images()
+        try:
+            return self._encode(image)
+        except torch.OutOfMemoryError as error:
+            raise GPUMemoryError from error
+
+    def forget_other_images(self) -> None:
+        """Free the embeddings of all images but the one that is set."""
+        self._kept = OrderedDict((key, kept) for key, kept in self._kept.items() if kept is self._features)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _feature_maps_of_sam2(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         return self.model._prepare_backbone_features(self.model.forward_image(pixels))[1]
@@ -151,26 +185,46 @@ class Segmenter:
             One :class:`Masks` per candidate, three or one, in the model's order; in each the masks of all objects in the
             order of the prompts, (H, W) each.
         """
-        image_hw = image.shape[:2]
+        with self._running():
+            self.predictor.set_image(resize_percent(image, input_size_percent))
+            self.predictor._orig_hw = [
+                image.shape[:2]
+            ]  # prompts are relative to the original, whatever size was encoded
+            at_once = min(MOST_OBJECTS_AT_ONCE, max(len(prompts.boxes), 1))
+            while True:
+                try:
+                    return self._predict(image.shape[:2], prompts, multimask_output, mask_threshold, at_once)
+                except torch.OutOfMemoryError as error:
+                    if at_once == 1:
+                        raise GPUMemoryError from error
+                at_once //= 2
+                self.predictor.forget_other_images()
+
+    def _predict(
+        self,
+        image_hw: tuple[int, int],
+        prompts: Prompts,
+        multimask_output: bool,
+        mask_threshold: float,
+        at_once: int,
+    ) -> list[Masks]:
         candidates = 3 if multimask_output else 1
         count = max(len(prompts.boxes), 1)
         rles: list[list[Any]] = [[None] * count for _ in range(candidates)]
         scores = np.zeros((candidates, count), np.float32)
-        with self._running():
-            self.predictor.set_image(resize_percent(image, input_size_percent))
-            self.predictor._orig_hw = [image_hw]  # prompts are relative to the original, whatever size was encoded
-            for batch in prompts.batches(MOST_OBJECTS_AT_ONCE):
-                _, coords, labels, boxes = self.predictor._prep_prompts(
-                    batch.point_coords, batch.point_labels, batch.boxes, None, normalize_coords=True
-                )
-                low_res, iou, _ = self.predictor._predict(
-                    coords, labels, boxes, multimask_output=multimask_output, return_logits=True
-                )
-                for place, logits, values in zip(batch.indices, low_res, iou.float().cpu().numpy(), strict=True):
-                    masks = self.predictor.upscale(logits[None], image_hw)[0] > mask_threshold
-                    for k, mask in enumerate(masks.cpu().numpy()):
-                        rles[k][place] = encode(mask)
-                    scores[:, place] = values
+        for batch in prompts.batches(at_once):
+            _, coords, labels, boxes = self.predictor._prep_prompts(
+                batch.point_coords, batch.point_labels, batch.boxes, None, normalize_coords=True
+            )
+            low_res, iou, _ = self.predictor._predict(
+                coords, labels, boxes, multimask_output=multimask_output, return_logits=True
+            )
+            for place, logits, values in zip(batch.indices, low_res, iou.float().cpu().numpy(), strict=True):
+                masks = self.predictor.upscale(logits[None], image_hw)[0] > mask_threshold
+                # Columns first in memory, as the encoding wants them: torch is quicker at it than numpy.
+                for k, columns in enumerate(masks.transpose(1, 2).contiguous().cpu().numpy()):
+                    rles[k][place] = encode(columns.T)
+                scores[:, place] = values
         return [Masks(image_hw, rles[k], scores[k]) for k in range(candidates)]
 
     def generate(
