@@ -21,12 +21,13 @@ export RUFF_CACHE_DIR := $(WORK)/ruff
 export HYPOTHESIS_STORAGE_DIRECTORY := $(WORK)/hypothesis
 export IKOMIA_AUTO_COMPLETION := False
 
-.PHONY: help setup demo test test-slow lint format pictures clean
+.PHONY: help setup demo test test-slow bench lint format pictures clean
 
 help:
 	@echo "make demo       segment sample pictures, or IMAGE=photo.jpg, with MODEL=$(MODEL); writes to OUT=$(OUT)"
 	@echo "make test       lint and all tests"
 	@echo "make test-slow  the tests that take minutes or gigabytes"
+	@echo "make bench      speed and memory beside sam2 itself, in a table; half an hour on two cores"
 	@echo "make pictures   draw the pictures of the README again"
 	@echo "make format     sort imports and format the code"
 	@echo "make clean      remove what the other commands installed and wrote: $(WORK)"
@@ -69,6 +70,9 @@ test: lint $(QT5)/ready $(QT6)/ready
 
 test-slow: $(READY)
 	@$(VENV)/bin/python -m pytest -m slow
+
+bench: $(READY)
+	@$(VENV)/bin/python -W ignore tests/benchmarks/compare.py $(BENCH)
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .

@@ -8,11 +8,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +145,28 @@ class ImagePredictor(SAM2ImagePredictor):
         return F.interpolate(low_res_masks.float(), image_hw, mode="bilinear", align_corners=False)
 
 
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """Let torch use as many threads as it is set to, in the calling thread and the body of this context.
+
+    OpenCV as Ikomia brings it (0.16.1, built with OpenMP) switches on the dynamic adjustment of threads in the thread that
+    imports it. GNU's OpenMP, which torch shares with it, then takes the load of the machine over the last 15 minutes off the
+    number of threads: who has kept all cores busy for that long computes on one of them. Who sets OMP_DYNAMIC wants it so.
+    """
+    openmp = None
+    if "OMP_DYNAMIC" not in os.environ and hasattr(os, "RTLD_NOLOAD"):
+        with suppress(OSError):  # torch computes with another OpenMP, or none
+            openmp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
+    dynamic = openmp is not None and openmp.omp_get_dynamic()
+    if dynamic:
+        openmp.omp_set_dynamic(0)
+    try:
+        yield
+    finally:
+        if dynamic:
+            openmp.omp_set_dynamic(dynamic)
+
+
 class Segmenter:
     """One loaded model, usable from any thread; calls take turns.
 
@@ -160,7 +184,12 @@ class Segmenter:
         that has it (sam2's own recommendation), float32 elsewhere."""
         device = self.predictor.device.type
         use_bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
-        with self._turn, torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=use_bfloat16):
+        with (
+            self._turn,
+            all_threads(),
+            torch.inference_mode(),
+            torch.autocast(device, torch.bfloat16, enabled=use_bfloat16),
+        ):
             yield
 
     def predict(

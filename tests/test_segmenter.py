@@ -5,7 +5,10 @@ There is no GPU here: torch's error is raised in its place, where a GPU would ra
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
+import sys
 import warnings
 
 import numpy as np
@@ -134,6 +137,29 @@ def test_the_embeddings_of_some_images_are_kept_and_no_more(segmenter, astronaut
     assert segmenter.predictor.encoded == len(images)
     segmenter.predict(images[0], prompts(astronaut))  # the oldest was given up
     assert segmenter.predictor.encoded == len(images) + 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's OpenMP")
+@pytest.mark.parametrize("wanted_by_user", [False, True])
+def test_torch_keeps_its_threads_on_a_busy_machine_when_opencv_is_imported(
+    segmenter, astronaut, monkeypatch, wanted_by_user
+):
+    openmp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
+    before = openmp.omp_get_dynamic()
+    if wanted_by_user:
+        monkeypatch.setenv("OMP_DYNAMIC", "true")
+    seen = []
+    encode = segmenter.predictor._feature_maps
+    monkeypatch.setattr(
+        segmenter.predictor, "_feature_maps", lambda x: seen.append(openmp.omp_get_dynamic()) or encode(x)
+    )
+    try:
+        openmp.omp_set_dynamic(1)  # as `import cv2` does
+        segmenter.predict(astronaut, prompts(astronaut))
+        assert seen == [1 if wanted_by_user else 0]
+        assert openmp.omp_get_dynamic() == 1  # left as it was found
+    finally:
+        openmp.omp_set_dynamic(before)
 
 
 def test_no_warning_about_sam2s_use_of_torch_reaches_the_user(astronaut):

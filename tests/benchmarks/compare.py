@@ -1,0 +1,399 @@
+"""Speed and memory beside sam2 itself, as a table: `make bench`.
+
+Each row does the same work twice in one process, this project's way and sam2's, in turn, after a round that is not counted. Its
+figures are the median time of each and the median, least and greatest ratio of the pairs. What both give is compared: a row
+whose masks differ ends the run with an error. Peak memory is measured in processes of their own.
+
+sam2 has all cores here. Inside an Ikomia workflow it has fewer the busier the machine has been (see `all_threads`).
+
+Two models: the bundled nano, and random weights in the architecture of sam2_hiera_tiny, shaped as `tiny_checkpoint` says, since
+Meta's weights are not part of this project and time does not depend on them otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TESTS))
+import conftest  # noqa: F401, E402 - a private home in which this checkout is the installed plugin
+import ikomia  # noqa: F401, E402 - before cv2, which comes with it
+import numpy as np  # noqa: E402
+import oracle  # noqa: E402
+import torch  # noqa: E402
+from pycocotools import mask as coco  # noqa: E402
+from skimage import data, transform  # noqa: E402
+
+from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings  # noqa: E402
+from infer_segment_anything_2.segmentation.masks import encode  # noqa: E402
+from infer_segment_anything_2.segmentation.model_loader import load_model  # noqa: E402
+from infer_segment_anything_2.segmentation.segmenter import Segmenter, all_threads, open_segmenter  # noqa: E402
+
+TINY = "configs/sam2/sam2_hiera_t.yaml"
+LARGE = "configs/sam2/sam2_hiera_l.yaml"
+# nano is small and knows drawings: with sam2's defaults it finds one mask in a photograph.
+NANO_THRESHOLDS = {"pred_iou_thresh": 0.4, "stability_score_thresh": 0.7}
+
+
+@dataclass
+class Row:
+    """One comparison: `ours` and `theirs` do the same work, `same` compares what they return."""
+
+    work: str
+    model: str
+    against: str
+    ours: Callable[[], Any]
+    theirs: Callable[[], Any]
+    same: Callable[[Any, Any], None]
+    repeats: int
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """A cup of coffee at any size, (height, width, 3) uint8."""
+    return (transform.resize(data.coffee(), (height, width), anti_aliasing=True) * 255).astype(np.uint8)
+
+
+def tiny_checkpoint(folder: Path) -> Path:
+    """Random weights in sam2_hiera_tiny's architecture whose masks pass the default thresholds as often as trained ones.
+
+    Plain random weights predict an IoU of about 0.5 for everything, so that every mask is dropped at once, and their masks
+    are noise. Here masks are patches, stable ones and unstable ones, and about half of the predicted IoUs lie above 0.8.
+    """
+    path = folder / "sam2_hiera_tiny.pt"
+    if path.exists():
+        return path
+    torch.manual_seed(0)
+    model = oracle.released_model(TINY, None)
+    decoder = model.sam_mask_decoder
+    with torch.no_grad():
+        for layer in (
+            decoder.output_upscaling[0],
+            decoder.output_upscaling[3],
+        ):  # the same in all four pixels of a kernel
+            layer.weight.copy_(layer.weight.mean(dim=(2, 3), keepdim=True).expand_as(layer.weight))
+        for layer in (decoder.conv_s0, decoder.conv_s1):
+            layer.weight.mul_(0.05)
+        predictor = oracle.predictor(model)
+        predictor.set_image(photograph(768, 1024))
+        points = torch.from_numpy(np.random.default_rng(0).uniform(0, 1024, (64, 1, 2))).float()
+        pixels: list[torch.Tensor] = []
+        hook = decoder.output_upscaling[4].register_forward_hook(
+            lambda *call: pixels.append(call[2].mean(dim=(0, 2, 3)))
+        )
+
+        def predict() -> tuple[torch.Tensor, torch.Tensor]:
+            return predictor._predict(points, torch.ones(64, 1), multimask_output=True, return_logits=True)[:2]
+
+        predict()
+        hook.remove()
+        common = pixels[0] / pixels[0].norm()  # what all pixels have in common would make masks that are full or empty
+        last = [mlp.layers[-1] for mlp in decoder.output_hypernetworks_mlps]
+        for layer in last:
+            layer.weight.sub_(torch.outer(common, common @ layer.weight))
+            layer.bias.sub_(common * (common @ layer.bias))
+        scale = 100 / predict()[0].std()
+        for layer in last:
+            layer.weight.mul_(scale)
+            layer.bias.mul_(scale).sub_(common * 75 / pixels[0].norm())  # below zero but for patches
+        head = decoder.iou_prediction_head.layers[-1]
+        logits = torch.logit(predict()[1])
+        scale = 1 / logits.std(dim=0)  # of each of the three masks
+        middle = logits.median(dim=0).values
+        scale, middle = (torch.cat([values[:1], values]) for values in (scale, middle))
+        head.weight.mul_(scale[:, None])
+        head.bias.mul_(scale).add_(np.log(0.8 / 0.2) - scale * middle)
+    torch.save({"model": model.state_dict()}, path)
+    return path
+
+
+class Model:
+    """One set of weights, loaded by this project and by sam2."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        if name == "nano":
+            self.segmenter = open_segmenter("sam2_hiera_nano")
+            self.sam2 = oracle.nano_model()
+            self.params = {"model_name": "sam2_hiera_nano"}
+            self.thresholds = NANO_THRESHOLDS
+        else:
+            weights = tiny_checkpoint(folder)
+            self.segmenter = Segmenter(load_model(weights, TINY, "cpu", True))
+            self.sam2 = oracle.released_model(TINY, weights)
+            self.params = {"model_name": "sam2_hiera_tiny", "model_weight_file": str(weights)}
+            self.thresholds = {}
+
+
+def prompts_again(model: Model, repeats: int) -> list[Row]:
+    """The second prompt on an image: a whole run of an Ikomia workflow, with the parameters set as a user sets them."""
+    from ikomia.dataprocess.workflow import Workflow
+
+    workflow = Workflow("benchmark")
+    task = workflow.add_task(name="infer_segment_anything_2", auto_connect=True)
+    task.set_parameters(model.params)
+    image = photograph(768, 1024)
+    point = {"input_point": "[[500, 400]]"}
+    task.set_parameters(point)
+    workflow.run_on(array=image)
+    where = {"point_coords": np.array([[500, 400]]), "point_labels": np.array([1]), "multimask_output": False}
+    kept = oracle.predictor(model.sam2)
+    kept.set_image(image)
+
+    def ours() -> np.ndarray:
+        task.set_parameters(point)
+        workflow.run()
+        return task.get_output(1).get_mask()
+
+    def fresh() -> np.ndarray:
+        predictor = oracle.predictor(model.sam2)
+        predictor.set_image(image)
+        return predictor.predict(**where)[0][0]
+
+    def alone() -> np.ndarray:
+        return kept.predict(**where)[0][0]
+
+    def same(mine: np.ndarray, theirs: np.ndarray) -> None:
+        assert np.array_equal(mine > 0, theirs > 0), "the masks differ"
+        assert 0 < theirs.sum() < theirs.size, "the mask is empty or full: nothing was compared"
+
+    what = "second prompt on an image, whole workflow run"
+    return [
+        Row(what, model.name, "a fresh SAM2ImagePredictor for each", ours, fresh, same, repeats),
+        Row(what, model.name, "`predict` alone, image set", ours, alone, same, 5 * repeats),
+    ]
+
+
+def same_masks(ours, theirs: list[dict]) -> None:
+    """As many masks, and for each one of sam2's with an IoU of 0.999 or more."""
+    assert len(ours) == len(theirs), f"{len(ours)} masks, of sam2 {len(theirs)}"
+    assert len(ours) >= 1, "no mask to compare"
+    overlap = coco.iou(ours.rles, [encode(mask["segmentation"]) for mask in theirs], [0] * len(theirs))
+    assert overlap.max(axis=1).min() >= 0.999, "the masks differ"
+    assert overlap.max(axis=0).min() >= 0.999, "the masks differ"
+
+
+def automatic(model: Model, work: str, repeats: int, height: int = 768, width: int = 1024, **settings: Any) -> Row:
+    image = photograph(height, width)
+    settings = model.thresholds | settings
+
+    def ours():
+        model.segmenter.predictor._kept.clear()  # an image seen for the first time
+        return model.segmenter.generate(image, AutomaticSettings(**settings))
+
+    def theirs() -> list[dict]:
+        return oracle.mask_generator(model.sam2, **settings).generate(image)
+
+    return Row(work, model.name, "SAM2AutomaticMaskGenerator", ours, theirs, same_masks, repeats)
+
+
+def embedding(model: Model, repeats: int) -> Row:
+    image = photograph(768, 1024)
+    theirs = oracle.predictor(model.sam2)
+    predictor = model.segmenter.predictor
+
+    def ours() -> torch.Tensor:
+        predictor._kept.clear()
+        predictor.set_image(image)
+        return predictor._features["image_embed"]
+
+    def of_sam2() -> torch.Tensor:
+        theirs.set_image(image)
+        return theirs._features["image_embed"]
+
+    def same(mine: torch.Tensor, other: torch.Tensor) -> None:
+        assert (mine - other).abs().max() <= 1e-5 * other.abs().max(), "the features differ"
+
+    return Row("embedding an image", model.name, "SAM2ImagePredictor.set_image", ours, of_sam2, same, 2 * repeats)
+
+
+def loading(folder: Path, repeats: int) -> Row:
+    path = folder / "sam2_hiera_large.pt"
+
+    def ours() -> torch.nn.Module:
+        if not path.exists():  # before the round that counts
+            torch.save({"model": oracle.released_model(LARGE, None).state_dict()}, path)
+        return load_model(path, LARGE, "cpu", True)
+
+    def same(mine: torch.nn.Module, theirs: torch.nn.Module) -> None:
+        others = theirs.state_dict()
+        assert all(torch.equal(value, others[name]) for name, value in mine.state_dict().items()), "the weights differ"
+
+    return Row(
+        "loading a model",
+        "large",
+        "build_sam2",
+        ours,
+        lambda: oracle.released_model(LARGE, path),
+        same,
+        repeats,
+    )
+
+
+def measure(row: Row) -> str:
+    """The row's line of the table."""
+    row.same(row.ours(), row.theirs())  # also the round that is not counted
+    pairs = []
+    for _ in range(row.repeats):
+        seconds = []
+        for work in (row.ours, row.theirs):
+            start = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - start)
+        pairs.append(seconds)
+    ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratios = sorted(theirs / ours for ours, theirs in pairs)
+    spread = f" ({ratios[0]:.2f} to {ratios[-1]:.2f})" if len(ratios) > 1 else ""
+    times = f"{seconds_text(ours)} | {seconds_text(theirs)}"
+    return f"| {row.work} | {row.model} | {row.against} | {times} | {statistics.median(ratios):.2f}x{spread} |"
+
+
+def seconds_text(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def growth(model: Model) -> list[str]:
+    """How the time of automatic mode grows with the points."""
+    image = photograph(768, 1024)
+    lines = []
+    for side in (8, 16, 32, 64):
+        settings = AutomaticSettings(**model.thresholds, points_per_side=side)
+        start = time.perf_counter()
+        model.segmenter.generate(image, settings)
+        seconds = time.perf_counter() - start
+        lines.append(
+            f"| {side} x {side} | {model.name} | {seconds_text(seconds)} | {1000 * seconds / side**2:.1f} ms |"
+        )
+    return lines
+
+
+def peak_memory(whose: str, name: str, folder: Path) -> float:
+    """Megabytes that automatic mode takes at its peak on 12 megapixels, above the loaded model and the image. One batch of
+    sam2's, 64 points, is enough to see it: it takes as much for each."""
+    image = photograph(3000, 4000)
+    settings = {"points_per_side": 8} | (NANO_THRESHOLDS if name == "nano" else {})
+    model = Model(name, folder)
+    small = photograph(300, 400)
+
+    def run(image: np.ndarray, **settings: Any) -> None:
+        if whose == "ours":
+            model.segmenter.generate(image, AutomaticSettings(**settings))
+        else:
+            oracle.mask_generator(model.sam2, **settings).generate(image)
+
+    run(small, **(settings | {"points_per_side": 1}))  # libraries are loaded now
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on (proc(5))
+    before = status_megabytes("VmRSS")
+    run(image, **settings)
+    return status_megabytes("VmHWM") - before
+
+
+def status_megabytes(name: str) -> float:
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+def memory_line(name: str, folder: Path) -> str:
+    """Peaks of both, each in a process of its own."""
+    ours, theirs = (
+        float(
+            subprocess.run(
+                [sys.executable, __file__, "--folder", str(folder), "--memory-of", whose, "--only", name],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            ).stdout.split()[-1]
+        )
+        for whose in ("ours", "theirs")
+    )
+    work = "peak memory of automatic mode, 4000 x 3000"
+    return f"| {work} | {name} | SAM2AutomaticMaskGenerator | {ours:.0f} MB | {theirs:.0f} MB | 1/{theirs / ours:.0f} |"
+
+
+def machine() -> str:
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
+    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def rows(models: list[Model], folder: Path, repeats: int):
+    """All rows, made one at a time."""
+    for model in models:
+        yield from prompts_again(model, repeats)
+        yield embedding(model, repeats)
+    for model in models:
+        side = 32 if model.name == "nano" else 16
+        points = {"points_per_side": side}
+        single = {"use_m2m": False, "multimask_output": True}
+        # The defaults of the plugin: a single mask for each point, refined.
+        default = {"use_m2m": True, "multimask_output": False}
+        yield automatic(model, f"automatic mode, {side} x {side} points", repeats, **points, **default)
+        yield automatic(
+            model, f"automatic mode, {side} x {side}, use_m2m off, three masks", repeats, **points, **single
+        )
+        points = {"points_per_side": side // 2}
+        crops = {"crop_n_layers": 1}
+        yield automatic(
+            model, f"automatic mode, {side // 2} x {side // 2}, crop_n_layers 1", repeats, **points, **default, **crops
+        )
+        if model.name == "tiny":
+            yield automatic(model, "automatic mode, all settings at their defaults", 1, **default)
+    yield loading(folder, 2 * repeats)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the table there as well")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of a long row; short ones have more")
+    parser.add_argument("--only", choices=["nano", "tiny"], help="one model")
+    parser.add_argument(
+        "--rows", default="", help="a regular expression: the rows whose work or opponent it is found in"
+    )
+    parser.add_argument("--folder", type=Path, help="keep the random weights there")
+    parser.add_argument("--memory-of", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    logging.disable(logging.INFO)
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary, all_threads():
+        folder = options.folder or Path(temporary)
+        names = [options.only] if options.only else ["nano", "tiny"]
+        if options.memory_of:
+            print(peak_memory(options.memory_of, options.only, folder))
+            return
+        lines = []
+
+        def say(line: str) -> None:
+            print(line, flush=True)
+            lines.append(line)
+
+        models = [Model(name, folder) for name in names]
+        say(f"Measured on {machine()}.\n")
+        say("| work | model | against | ours | theirs | faster |\n| --- | --- | --- | --- | --- | --- |")
+        for row in rows(models, folder, options.repeats):
+            if re.search(options.rows, f"{row.work} {row.against}"):
+                say(measure(row))
+        if re.search(options.rows, "memory"):
+            for name in names:
+                say(memory_line(name, folder))
+        if re.search(options.rows, "growth"):
+            say("\n| points | model | time | each |\n| --- | --- | --- | --- |")
+            for model in models:
+                for line in growth(model):
+                    say(line)
+        if options.out:
+            options.out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
