@@ -6,6 +6,9 @@ Studio, `set_parameters`) every value is text; inside it is typed.
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -32,10 +35,21 @@ MODEL, PROMPT, AUTOMATIC, ADVANCED, OUTPUT = "Model", "Prompt", "Automatic mode"
 
 
 def cuda_is_available() -> bool:
-    """Whether torch sees a CUDA device; torch is imported only here, when the answer is needed."""
+    """Whether torch sees a CUDA device. Where there is no driver of one, torch is not imported to ask: that takes seconds,
+    and a task is added, and its panel opened, with this question."""
+    if not _gpu_driver_is_installed():
+        return False
     import torch
 
     return torch.cuda.is_available()
+
+
+def _gpu_driver_is_installed() -> bool:
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return os.path.exists("/dev/kfd")  # AMD's, whose devices torch built for ROCm calls cuda
+    return True
 
 
 def _known_model(name: str) -> str:
@@ -180,7 +194,7 @@ class Parameters(BaseModel):
         64,
         ADVANCED,
         "Points per batch",
-        "Points decoded at once. More may be faster on a GPU and takes memory.",
+        "Points decoded at once on a GPU; fewer where its memory runs out. A CPU takes as many as its cache holds.",
         ge=1,
         step=8,
     )
@@ -265,7 +279,10 @@ class Parameters(BaseModel):
         step=10,
     )
     use_m2m: bool = _declare(
-        True, ADVANCED, "Refine masks", "Feed each mask back to the model once. Smoother masks, three times the time."
+        True,
+        ADVANCED,
+        "Refine masks",
+        "Feed each mask back to the model once. Smoother masks, twice the time; four times with multimask_output.",
     )
     instance_output: bool = _declare(
         False, OUTPUT, "Instance output", "Add a last output with each mask as an instance: score, box and mask."

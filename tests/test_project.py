@@ -66,6 +66,20 @@ assert algo.get_output(1).get_mask().shape == (64, 64)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)  # HOME is the tests' own
 
 
+def test_a_task_is_added_without_torch_where_there_is_no_gpu_to_ask_it_about(tmp_path):
+    code = """
+import os, sys
+from ikomia.dataprocess.workflow import Workflow
+algo = Workflow().add_task(name="infer_segment_anything_2", auto_connect=True)
+assert algo.get_parameters()["cuda"] in ("True", "False")
+loaded = {"torch", "sam2", "hydra", "torchvision"} & set(sys.modules)
+import torch
+assert not loaded or torch.cuda.is_available(), loaded
+assert algo.get_parameters()["cuda"] == str(torch.cuda.is_available())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
 def test_the_root_has_what_the_hub_expects():
     for name in (
         f"{NAME}.py",
