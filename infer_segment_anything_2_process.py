@@ -11,6 +11,7 @@ from ikomia.core.task import TaskParam
 from tqdm import tqdm
 
 from infer_segment_anything_2.segmentation import prompts as prompting
+from infer_segment_anything_2.segmentation.export import save_coco, save_labels
 from infer_segment_anything_2.segmentation.images import to_rgb8
 from infer_segment_anything_2.segmentation.masks import (
     MAX_LABELS,
@@ -122,6 +123,7 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         self._segmenter = None
         self._warned_of_cuda = False
         self._stop_requested = False
+        self._masks: list[Masks] = []  #: of the last run
         self._progress: StudioProgress | None = None  #: of the run that is under way
 
     def get_progress_steps(self) -> int:
@@ -175,6 +177,31 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
     def get_image_with_mask(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB: the image with the masks of output 1 in their colours, its background untouched."""
         return self.get_output(0).get_image_with_mask(self.get_output(1))
+
+    def get_masks(self) -> list[Masks]:
+        """The masks of the last run: one set, or with multimask_output and a prompt three, one for each candidate."""
+        return list(self._masks)
+
+    def save_coco(self, path: str, file_name: str = "image", candidate: int = 0) -> None:
+        """Write all masks of the last run with scores and boxes as a COCO JSON file.
+
+        Args:
+            path: the file to write; one that is there is replaced.
+            file_name: what the file says the image is called.
+            candidate: 0, 1 or 2 with multimask_output and a prompt.
+        """
+        save_coco(path, {file_name: self._candidate(candidate)})
+
+    def save_labels(self, path: str, candidate: int = 0) -> None:
+        """Write all masks of the last run as one PNG of labels; of 16 bits a pixel beyond 255 masks."""
+        save_labels(path, self._candidate(candidate))
+
+    def _candidate(self, index: int) -> Masks:
+        if not self._masks:
+            raise ValueError("There are no masks to save yet: run the workflow first.")
+        if index not in range(len(self._masks)):
+            raise ValueError(f"candidate is {index!r}; accepted is 0 to {len(self._masks) - 1} after the last run.")
+        return self._masks[index]
 
     def _parameters(self) -> Parameters:
         return self.get_param_object().values
@@ -247,6 +274,7 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
 
     def _publish(self, candidates: list[Masks], parameters: Parameters, image: np.ndarray) -> None:
         """Fill outputs 1, 2, … with one label image each and the last with instances; none of an earlier run stays."""
+        self._masks = candidates
         while self.get_output_count() > 2:
             self.remove_output(self.get_output_count() - 1)
         for index, masks in enumerate(candidates, start=1):

@@ -93,14 +93,16 @@ def ranked(masks: Masks, max_labels: int = MAX_LABELS) -> Masks:
     return masks.take(np.concatenate([by_area, by_score[max_labels:]]))
 
 
-def label_image(masks: Masks, max_labels: int = MAX_LABELS) -> npt.NDArray[np.uint8]:
-    """(H, W) uint8: 0 background, k + 1 where mask k is on top; larger masks lie below smaller ones.
+def label_image(masks: Masks, max_labels: int = MAX_LABELS) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """(H, W): 0 background, k + 1 where mask k is on top; larger masks lie below smaller ones.
 
-    Only the first `max_labels` masks are painted.
+    Only the first `max_labels` masks are painted. uint8, or uint16 where more than 255 are.
     """
-    labels = np.zeros(masks.image_hw, np.uint8, order="F")  # columns first, as masks are decoded: four times faster
-    for k in np.argsort(-masks.areas[:max_labels], kind="stable"):
-        np.copyto(labels, np.uint8(k + 1), where=masks[k])
+    areas = masks.areas[:max_labels]
+    dtype = np.uint8 if len(areas) <= np.iinfo(np.uint8).max else np.uint16
+    labels = np.zeros(masks.image_hw, dtype, order="F")  # columns first, as masks are decoded: four times faster
+    for k in np.argsort(-areas, kind="stable"):
+        np.copyto(labels, dtype(k + 1), where=masks[k])
     return np.ascontiguousarray(labels)
 
 
