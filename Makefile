@@ -9,7 +9,10 @@ VENV   := $(WORK)/venv
 QT5    := $(WORK)/qt5
 QT6    := $(WORK)/qt6
 READY  := $(VENV)/ready-$(shell cat requirements.txt tests/requirements.txt | cksum | cut -d' ' -f1)
+HUB    := $(WORK)/hub
 OUT    ?= $(WORK)/demo
+PACKAGE ?= $(WORK)/infer_segment_anything_2.zip
+IKOMIA_VERSIONS ?= 0.16.1 0.15.1
 MODEL  ?= sam2_hiera_nano
 # Released models that were downloaded before are used again, though the demo has a home of its own.
 TORCH_CACHE := $(or $(TORCH_HOME),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torch)
@@ -21,12 +24,14 @@ export RUFF_CACHE_DIR := $(WORK)/ruff
 export HYPOTHESIS_STORAGE_DIRECTORY := $(WORK)/hypothesis
 export IKOMIA_AUTO_COMPLETION := False
 
-.PHONY: help setup demo test test-slow bench lint format pictures clean
+.PHONY: help setup demo test test-slow test-install bench package lint format pictures clean
 
 help:
 	@echo "make demo       segment sample pictures, or IMAGE=photo.jpg, with MODEL=$(MODEL); writes to OUT=$(OUT)"
 	@echo "make test       lint and all tests"
 	@echo "make test-slow  the tests that take minutes or gigabytes"
+	@echo "make test-install  install from a hub with Ikomia's own installer, in new environments"
+	@echo "make package    the zip that the hub hands out: $(PACKAGE)"
 	@echo "make bench      speed and memory beside sam2 itself, in a table; half an hour on two cores"
 	@echo "make pictures   draw the pictures of the README again"
 	@echo "make format     sort imports and format the code"
@@ -70,6 +75,24 @@ test: lint $(QT5)/ready $(QT6)/ready
 
 test-slow: $(READY)
 	@$(VENV)/bin/python -m pytest -m slow
+
+# New environments with ikomia and torch alone, the latter by links to the one of $(VENV). Ikomia installs the rest.
+test-install: $(READY)
+	@rm -rf $(HUB)
+	@$(VENV)/bin/python tests/install/torch_only.py $(HUB)/torch
+	@set -e; for version in $(IKOMIA_VERSIONS); do \
+		echo "Installing from a hub with ikomia $$version:"; \
+		$(PYTHON) -m venv $(HUB)/$$version; \
+		echo $(HUB)/torch > $$($(HUB)/$$version/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/torch.pth; \
+		$(HUB)/$$version/bin/python -m pip install --quiet --disable-pip-version-check ikomia==$$version setuptools wheel; \
+		mkdir -p $(HUB)/home-$$version; \
+		HOME=$(HUB)/home-$$version SAM2_BUILD_CUDA=0 $(HUB)/$$version/bin/python tests/install/from_hub.py; \
+	done
+	@rm -rf $(HUB)
+
+package:
+	@mkdir -p $(dir $(PACKAGE))
+	@$(PYTHON) tests/tools/package.py $(PACKAGE)
 
 bench: $(READY)
 	@$(VENV)/bin/python -W ignore tests/benchmarks/compare.py $(BENCH)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 
 import pytest
 from conftest import NAME, ROOT
@@ -138,6 +139,31 @@ def test_what_is_published_is_small_and_clean():
     assert not [f for f in files if re.search(r"(^|/)(\.?venv|__pycache__|.*_cache)(/|$)|\.(pyc|partial|ckpt)$", f)]
     assert [f for f in files if f.endswith(".pt")] == ["models/sam2_hiera_nano.pt"]
     assert (ROOT / "models/sam2_hiera_nano.pt").stat().st_size <= 10e6
+
+
+def test_the_package_is_what_git_tracks_flat_and_always_the_same(tmp_path):
+    from tools import package
+
+    files = tracked_files()
+    if not files:
+        pytest.skip("not a git checkout")
+    package.write_package(tmp_path / "a.zip", {"README.md": b"another"})
+    package.write_package(tmp_path / "b.zip", {"README.md": b"another"})
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    assert (tmp_path / "a.zip").stat().st_size < 15e6
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.namelist() == package.tracked_files()
+        assert set(archive.namelist()) <= set(files)
+        assert {f"{NAME}.py", "requirements.txt", "models/sam2_hiera_nano.pt", "segmentation/segmenter.py"} <= set(
+            archive.namelist()
+        )
+        assert archive.read("README.md") == b"another"
+        assert archive.read(f"{NAME}.py") == (ROOT / f"{NAME}.py").read_bytes()
+
+
+def test_all_who_lint_use_one_version_of_ruff():
+    pinned = re.search(r"^ruff==(.*)$", (ROOT / "tests/requirements.txt").read_text(), re.MULTILINE)[1]
+    assert f"rev: v{pinned}\n" in (ROOT / ".pre-commit-config.yaml").read_text()
 
 
 def test_nothing_is_printed():

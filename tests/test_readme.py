@@ -151,7 +151,8 @@ def test_the_blocks_of_the_description_run_as_written(number, images_url, shown,
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_the_blocks_of_the_readme_run(number, images_url, shown, default_is_nano):
+def test_the_blocks_of_the_readme_run(number, images_url, shown, default_is_nano, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     variables = run(BLOCKS[number], images_url)
     assert bool(shown) == ("display(" in BLOCKS[number])
     if "algo" in variables:
