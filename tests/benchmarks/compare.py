@@ -50,7 +50,8 @@ NANO_THRESHOLDS = {"pred_iou_thresh": 0.4, "stability_score_thresh": 0.7}
 
 @dataclass
 class Row:
-    """One comparison: `ours` and `theirs` do the same work, `same` compares what they return."""
+    """One comparison: `ours` and `theirs` do the same work, `same` compares what they return. With no repeats the first round
+    counts: for work that takes minutes."""
 
     work: str
     model: str
@@ -244,20 +245,24 @@ def loading(folder: Path, repeats: int) -> Row:
 
 def measure(row: Row) -> str:
     """The row's line of the table."""
-    row.same(row.ours(), row.theirs())  # also the round that is not counted
-    pairs = []
-    for _ in range(row.repeats):
-        seconds = []
-        for work in (row.ours, row.theirs):
-            start = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - start)
-        pairs.append(seconds)
+    results, first = timed(row)
+    row.same(*results)
+    pairs = [timed(row)[1] for _ in range(row.repeats)] or [first]
     ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratios = sorted(theirs / ours for ours, theirs in pairs)
     spread = f" ({ratios[0]:.2f} to {ratios[-1]:.2f})" if len(ratios) > 1 else ""
     times = f"{seconds_text(ours)} | {seconds_text(theirs)}"
     return f"| {row.work} | {row.model} | {row.against} | {times} | {statistics.median(ratios):.2f}x{spread} |"
+
+
+def timed(row: Row) -> tuple[list[Any], list[float]]:
+    """What both give, and the seconds that each takes."""
+    results, seconds = [], []
+    for work in (row.ours, row.theirs):
+        start = time.perf_counter()
+        results.append(work())
+        seconds.append(time.perf_counter() - start)
+    return results, seconds
 
 
 def seconds_text(seconds: float) -> str:
@@ -349,7 +354,7 @@ def rows(models: list[Model], folder: Path, repeats: int):
             model, f"automatic mode, {side // 2} x {side // 2}, crop_n_layers 1", repeats, **points, **default, **crops
         )
         if model.name == "tiny":
-            yield automatic(model, "automatic mode, all settings at their defaults", 1, **default)
+            yield automatic(model, "automatic mode, all settings at their defaults", 0, **default)
     yield loading(folder, 2 * repeats)
 
 
