@@ -4,7 +4,8 @@ The same points, thresholds and suppression as sam2 1.1.0, and so the same masks
 
 - Points are decoded by :class:`.mask_decoder.PointDecoder` on a CPU, in small batches that stay in its cache.
 - A mask below the predicted IoU is dropped before it is made, or on a GPU before it is looked at.
-- No mask is ever brought to the size of the image: :class:`.run_lengths.UpscaledMask` measures and encodes it.
+- On a CPU no mask is ever brought to the size of the image: :class:`.run_lengths.UpscaledMask` measures and encodes it. A GPU
+  measures masks at that size, a few at once, and only those that are left at the end are encoded.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ Progress = Callable[[int, int], None]
 #: sam2_hiera_tiny on two AVX2 cores), much smaller ones are all overhead. The masks are the same.
 CPU_EMBEDDING_PER_BATCH = 1 << 22
 CPU_POINTS_PER_BATCH = 16
+
+#: Pixels of masks that a GPU measures at once; each takes some 6 bytes there meanwhile.
+GPU_PIXELS_AT_ONCE = 1 << 26
 
 
 class GPUMemoryError(MemoryError):
@@ -125,6 +129,8 @@ class MaskGenerator(SAM2AutomaticMaskGenerator):
             super().__init__(predictor.model, **(names | {"points_per_side": None, "point_grids": grids}))
         self.predictor = predictor
         self.settings = settings
+        # A GPU takes microseconds for the pixels of a mask, its processor a millisecond for the run lengths.
+        self._measures_pixels = predictor.device.type != "cpu"
         if predictor.device.type == "cpu":
             height, width = predictor._bb_feat_sizes[-1]
             in_cache = CPU_EMBEDDING_PER_BATCH // (height * width * predictor.model.hidden_dim)
@@ -183,6 +189,8 @@ class MaskGenerator(SAM2AutomaticMaskGenerator):
             self._done += 1
             self._report(self._done)
         data.filter(self._nms(data, data["iou_preds"], self.box_nms_thresh))
+        if self._measures_pixels:
+            self._encode_rest(data, (y1 - y0, x1 - x0), crop_box, orig_size)
         data["boxes"] = uncrop_boxes_xyxy(data["boxes"], crop_box)
         data["crop_boxes"] = torch.tensor([crop_box] * len(data["rles"])).reshape(-1, 4)
         return data
@@ -222,6 +230,8 @@ class MaskGenerator(SAM2AutomaticMaskGenerator):
             logits, iou_preds = (torch.cat(parts) for parts in zip(*refined, strict=True))
         else:
             logits, iou_preds = self._decode(in_points, self.multimask_output, None, least)
+        if self._measures_pixels:
+            return self._measure_pixels(logits, iou_preds, im_size, crop_box, orig_size)
         return self._measure(logits.float().cpu().numpy(), iou_preds.float().cpu(), im_size, crop_box, orig_size)
 
     def _decode(self, in_points, multimask_output, mask_input=None, iou_above=None):
@@ -237,7 +247,7 @@ class MaskGenerator(SAM2AutomaticMaskGenerator):
         logits, ious = logits.flatten(0, 1), ious.flatten(0, 1)
         if iou_above is None:
             return logits, ious
-        keep = ious.float() > iou_above
+        keep = ious > iou_above  # in the precision of the ious, as sam2 compares
         return logits[keep], ious[keep]
 
     def _measure(self, logits, iou_preds, im_size, crop_box, orig_size) -> MaskData:
@@ -267,6 +277,35 @@ class MaskGenerator(SAM2AutomaticMaskGenerator):
         )
         data.filter(~is_box_near_crop_edge(data["boxes"], crop_box, [0, 0, orig_size[1], orig_size[0]]))
         return data
+
+    def _measure_pixels(self, logits, iou_preds, im_size, crop_box, orig_size) -> MaskData:
+        """Stability and box of logits (K, h, w) on a GPU; those that pass, not encoded yet."""
+        low, high = (self.mask_threshold + side * self.stability_score_offset for side in (-1, 1))
+        stability, boxes = [logits.new_zeros(0, dtype=torch.float32)], [logits.new_zeros(0, 4, dtype=torch.int64)]
+        at_once = max(GPU_PIXELS_AT_ONCE // (im_size[0] * im_size[1]), 1)
+        for start in range(0, len(logits), at_once):
+            masks = self.predictor.upscale(logits[start : start + at_once, None], im_size)[:, 0]
+            stability.append((masks > high).sum((1, 2)) / (masks > low).sum((1, 2)))
+            boxes.append(batched_mask_to_box(masks > self.mask_threshold))
+        data = MaskData(
+            boxes=torch.cat(boxes), iou_preds=iou_preds, stability_score=torch.cat(stability), logits=logits
+        )
+        keep = ~is_box_near_crop_edge(data["boxes"], crop_box, [0, 0, orig_size[1], orig_size[0]])
+        if self.stability_score_thresh > 0:
+            keep &= data["stability_score"] >= self.stability_score_thresh
+        data.filter(keep)
+        return data
+
+    def _encode_rest(self, data: MaskData, im_size, crop_box, orig_size) -> None:
+        """Run lengths in place of logits, and everything on the CPU."""
+        logits = data["logits"].float().cpu().numpy()
+        del data["logits"]
+        for name in ("boxes", "iou_preds", "stability_score"):
+            data[name] = data[name].cpu()
+        masks = (UpscaledMask(of_mask, im_size, self.mask_threshold) for of_mask in logits)
+        data["rles"] = [
+            to_rle(mask.flips(self.mask_threshold, crop_box[:2], orig_size[0]), orig_size) for mask in masks
+        ]
 
     @staticmethod
     def _nms(data: MaskData, scores: torch.Tensor, threshold: float) -> torch.Tensor:

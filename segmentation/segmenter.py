@@ -50,7 +50,7 @@ class _LowResolution(SAM2Transforms):
     """Leaves masks at the decoder's resolution, so that only those that are kept are brought to the image's size."""
 
     def postprocess_masks(self, masks: torch.Tensor, orig_hw: tuple[int, int]) -> torch.Tensor:
-        return masks.float()
+        return masks
 
 
 class ImagePredictor(SAM2ImagePredictor):

@@ -8,6 +8,7 @@ import oracle
 import pytest
 from skimage import data
 
+from infer_segment_anything_2.segmentation import mask_generator
 from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
 
 LOOSE = {"pred_iou_thresh": 0.3, "stability_score_thresh": 0.5, "points_per_side": 6}
@@ -66,6 +67,16 @@ def test_the_masks_are_those_of_sam2(nano, oracle_model, image, name):
     ours = nano.generate(image, AutomaticSettings(**settings))
     assert len(theirs) >= 2
     assert_same_masks(ours, theirs)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_so_are_those_that_a_gpu_measures_at_the_size_of_the_image(nano, oracle_model, image, name, monkeypatch):
+    settings = SETTINGS[name]
+    theirs = oracle.mask_generator(oracle_model, **settings).generate(image)
+    monkeypatch.setattr(mask_generator, "GPU_PIXELS_AT_ONCE", 5 * image.shape[0] * image.shape[1])  # some of a batch
+    generator = mask_generator.MaskGenerator(nano.predictor, AutomaticSettings(**settings))
+    generator._measures_pixels = True
+    assert_same_masks(generator.masks_of(image), theirs)
 
 
 @pytest.mark.parametrize("area", [60, 400])

@@ -4,7 +4,8 @@ Each row does the same work twice in one process, this project's way and sam2's,
 figures are the median time of each and the median, least and greatest ratio of the pairs. What both give is compared: a row
 whose masks differ ends the run with an error. Peak memory is measured in processes of their own.
 
-sam2 has all cores here. Inside an Ikomia workflow it has fewer the busier the machine has been (see `all_threads`).
+sam2 has all cores here. Inside an Ikomia workflow it has fewer the busier the machine has been (see `all_threads`). With
+--device cuda it has bfloat16 autocast, as its authors recommend.
 
 Two models: the bundled nano, and random weights in the architecture of sam2_hiera_tiny, shaped as `tiny_checkpoint` says, since
 Meta's weights are not part of this project and time does not depend on them otherwise.
@@ -13,6 +14,8 @@ Meta's weights are not part of this project and time does not depend on them oth
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import logging
 import os
 import platform
@@ -30,7 +33,9 @@ from typing import Any
 TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS))
 import conftest  # noqa: F401, E402 - a private home in which this checkout is the installed plugin
-import ikomia  # noqa: F401, E402 - before cv2, which comes with it
+
+with contextlib.suppress(ImportError):  # a machine without Ikomia measures the rest
+    import ikomia  # noqa: F401 - before cv2, which comes with it
 import numpy as np  # noqa: E402
 import oracle  # noqa: E402
 import torch  # noqa: E402
@@ -123,19 +128,24 @@ def tiny_checkpoint(folder: Path) -> Path:
 class Model:
     """One set of weights, loaded by this project and by sam2."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, device: str) -> None:
         self.name = name
+        self.device = device
         if name == "nano":
-            self.segmenter = open_segmenter("sam2_hiera_nano")
-            self.sam2 = oracle.nano_model()
+            self.segmenter = open_segmenter("sam2_hiera_nano", device=device)
+            self.sam2 = oracle.nano_model().to(device)
             self.params = {"model_name": "sam2_hiera_nano"}
             self.thresholds = NANO_THRESHOLDS
         else:
             weights = tiny_checkpoint(folder)
-            self.segmenter = Segmenter(load_model(weights, TINY, "cpu", True))
-            self.sam2 = oracle.released_model(TINY, weights)
+            self.segmenter = Segmenter(load_model(weights, TINY, device, True))
+            self.sam2 = oracle.released_model(TINY, weights).to(device)
             self.params = {"model_name": "sam2_hiera_tiny", "model_weight_file": str(weights)}
             self.thresholds = {}
+
+    def autocast(self):
+        """The precision that sam2's authors run it in."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda")
 
 
 def prompts_again(model: Model, repeats: int) -> list[Row]:
@@ -144,14 +154,15 @@ def prompts_again(model: Model, repeats: int) -> list[Row]:
 
     workflow = Workflow("benchmark")
     task = workflow.add_task(name="infer_segment_anything_2", auto_connect=True)
-    task.set_parameters(model.params)
+    task.set_parameters(model.params | {"cuda": str(model.device == "cuda")})
     image = photograph(768, 1024)
     point = {"input_point": "[[500, 400]]"}
     task.set_parameters(point)
     workflow.run_on(array=image)
     where = {"point_coords": np.array([[500, 400]]), "point_labels": np.array([1]), "multimask_output": False}
     kept = oracle.predictor(model.sam2)
-    kept.set_image(image)
+    with model.autocast():
+        kept.set_image(image)
 
     def ours() -> np.ndarray:
         task.set_parameters(point)
@@ -160,11 +171,13 @@ def prompts_again(model: Model, repeats: int) -> list[Row]:
 
     def fresh() -> np.ndarray:
         predictor = oracle.predictor(model.sam2)
-        predictor.set_image(image)
-        return predictor.predict(**where)[0][0]
+        with model.autocast():
+            predictor.set_image(image)
+            return predictor.predict(**where)[0][0]
 
     def alone() -> np.ndarray:
-        return kept.predict(**where)[0][0]
+        with model.autocast():
+            return kept.predict(**where)[0][0]
 
     def same(mine: np.ndarray, theirs: np.ndarray) -> None:
         assert np.array_equal(mine > 0, theirs > 0), "the masks differ"
@@ -195,7 +208,8 @@ def automatic(model: Model, work: str, repeats: int, height: int = 768, width: i
         return model.segmenter.generate(image, AutomaticSettings(**settings))
 
     def theirs() -> list[dict]:
-        return oracle.mask_generator(model.sam2, **settings).generate(image)
+        with model.autocast():
+            return oracle.mask_generator(model.sam2, **settings).generate(image)
 
     return Row(work, model.name, "SAM2AutomaticMaskGenerator", ours, theirs, same_masks, repeats)
 
@@ -207,11 +221,13 @@ def embedding(model: Model, repeats: int) -> Row:
 
     def ours() -> torch.Tensor:
         predictor._kept.clear()
-        predictor.set_image(image)
+        with model.autocast():
+            predictor.set_image(image)
         return predictor._features["image_embed"]
 
     def of_sam2() -> torch.Tensor:
-        theirs.set_image(image)
+        with model.autocast():
+            theirs.set_image(image)
         return theirs._features["image_embed"]
 
     def same(mine: torch.Tensor, other: torch.Tensor) -> None:
@@ -261,6 +277,8 @@ def timed(row: Row) -> tuple[list[Any], list[float]]:
     for work in (row.ours, row.theirs):
         start = time.perf_counter()
         results.append(work())
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return results, seconds
 
@@ -289,7 +307,7 @@ def peak_memory(whose: str, name: str, folder: Path) -> float:
     sam2's, 64 points, is enough to see it: it takes as much for each."""
     image = photograph(3000, 4000)
     settings = {"points_per_side": 8} | (NANO_THRESHOLDS if name == "nano" else {})
-    model = Model(name, folder)
+    model = Model(name, folder, "cpu")
     small = photograph(300, 400)
 
     def run(image: np.ndarray, **settings: Any) -> None:
@@ -328,15 +346,17 @@ def memory_line(name: str, folder: Path) -> str:
 
 def machine() -> str:
     cpu = platform.processor() or platform.machine()
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     if Path("/proc/cpuinfo").exists():
         cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
-    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{gpu}{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def rows(models: list[Model], folder: Path, repeats: int):
     """All rows, made one at a time."""
     for model in models:
-        yield from prompts_again(model, repeats)
+        if importlib.util.find_spec("ikomia"):
+            yield from prompts_again(model, repeats)
         yield embedding(model, repeats)
     for model in models:
         side = 32 if model.name == "nano" else 16
@@ -367,6 +387,7 @@ def main() -> None:
         "--rows", default="", help="a regular expression: the rows whose work or opponent it is found in"
     )
     parser.add_argument("--folder", type=Path, help="keep the random weights there")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where both compute")
     parser.add_argument("--memory-of", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.disable(logging.INFO)
@@ -382,7 +403,7 @@ def main() -> None:
             print(line, flush=True)
             lines.append(line)
 
-        models = [Model(name, folder) for name in names]
+        models = [Model(name, folder, options.device) for name in names]
         say(f"Measured on {machine()}.\n")
         say("| work | model | against | ours | theirs | faster |\n| --- | --- | --- | --- | --- | --- |")
         for row in rows(models, folder, options.repeats):
