@@ -161,6 +161,48 @@ def test_the_package_is_what_git_tracks_flat_and_always_the_same(tmp_path):
         assert archive.read(f"{NAME}.py") == (ROOT / f"{NAME}.py").read_bytes()
 
 
+def test_the_packed_readme_links_to_github_for_it_is_shown_elsewhere(tmp_path):
+    from tools import package
+
+    files = tracked_files()
+    if not files:
+        pytest.skip("not a git checkout")
+    package.write_package(tmp_path / "a.zip")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        packed = archive.read("README.md").decode()
+    own = (ROOT / "README.md").read_text()
+    relative = re.findall(r'(?:\]\(|src="|href=")(?!https?:|#)([^)"]+)', own)
+    assert len(relative) > 5
+    linked = re.findall(rf"(?:{re.escape(package.PICTURES)}|{re.escape(package.FILES)})([^)\"]+)", packed)
+    assert set(relative) <= set(linked)
+    assert set(linked) <= set(files)
+    assert f"{package.PICTURES}images/icon.png" in packed
+    assert f"{package.FILES}LICENSE.md" in packed
+    assert not re.findall(r'(?:\]\(|src="|href=")(?!https?:|#)([^)"]+)', packed)
+    # Nothing else changes.
+    own_urls = (package.PICTURES, package.FILES)
+    assert re.sub("|".join(map(re.escape, own_urls)), "", packed) == re.sub("|".join(map(re.escape, own_urls)), "", own)
+
+
+@pytest.mark.parametrize(
+    ("written", "packed"),
+    [
+        ("![a](images/a.png)", "![a](RAW/images/a.png)"),
+        ('<img src="./images/a.JPG" width="9">', '<img src="RAW/images/a.JPG" width="9">'),
+        ("[b](models/README.md#data)", "[b](BLOB/models/README.md#data)"),
+        ("[![a](i/a.svg)](b.ipynb)", "[![a](RAW/i/a.svg)](BLOB/b.ipynb)"),
+        ("[c](#anchor) [d](https://x.org/a.png) <a href='mailto:a@b'>", None),
+        ("`[e](f.md)` ``[`g`](h.md)``", None),
+        ("```md\n[i](j.md)\n```\n", None),
+    ],
+)
+def test_relative_links_and_only_they_become_absolute(written, packed):
+    from tools.package import FILES, PICTURES, with_absolute_links
+
+    wanted = written if packed is None else packed.replace("RAW/", PICTURES).replace("BLOB/", FILES)
+    assert with_absolute_links(written) == wanted
+
+
 def test_all_who_lint_use_one_version_of_ruff():
     pinned = re.search(r"^ruff==(.*)$", (ROOT / "tests/requirements.txt").read_text(), re.MULTILINE)[1]
     assert f"rev: v{pinned}\n" in (ROOT / ".pre-commit-config.yaml").read_text()
