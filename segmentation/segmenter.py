@@ -8,13 +8,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from .mask_generator import AutomaticSettings, GPUMemoryError, MaskGenerator, Pr
 from .masks import Masks, encode
 from .model_loader import load_model, sam2_imports, without_deprecations
 from .prompts import Prompts
+from .threads import free_cores
 
 with sam2_imports():
     from sam2.modeling.sam2_base import SAM2Base
@@ -145,28 +144,6 @@ class ImagePredictor(SAM2ImagePredictor):
         return F.interpolate(low_res_masks.float(), image_hw, mode="bilinear", align_corners=False)
 
 
-@contextmanager
-def all_threads() -> Iterator[None]:
-    """Let torch use as many threads as it is set to, in the calling thread and the body of this context.
-
-    OpenCV as Ikomia brings it (0.16.1, built with OpenMP) switches on the dynamic adjustment of threads in the thread that
-    imports it. GNU's OpenMP, which torch shares with it, then takes the load of the machine over the last 15 minutes off the
-    number of threads: who has kept all cores busy for that long computes on one of them. Who sets OMP_DYNAMIC wants it so.
-    """
-    openmp = None
-    if "OMP_DYNAMIC" not in os.environ and hasattr(os, "RTLD_NOLOAD"):
-        with suppress(OSError):  # torch computes with another OpenMP, or none
-            openmp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
-    dynamic = openmp is not None and openmp.omp_get_dynamic()
-    if dynamic:
-        openmp.omp_set_dynamic(0)
-    try:
-        yield
-    finally:
-        if dynamic:
-            openmp.omp_set_dynamic(dynamic)
-
-
 class Segmenter:
     """One loaded model, usable from any thread; calls take turns.
 
@@ -179,18 +156,18 @@ class Segmenter:
         self._turn = threading.Lock()
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def _running(self) -> Iterator[Callable[[], None]]:
         """One caller at a time, in the precision of the device whatever autocast the caller has on: bfloat16 on a GPU
-        that has it (sam2's own recommendation), float32 elsewhere."""
+        that has it (sam2's own recommendation), float32 elsewhere. Gives what :func:`.threads.free_cores` gives."""
         device = self.predictor.device.type
         use_bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
         with (
             self._turn,
-            all_threads(),
+            free_cores() as look_again,
             torch.inference_mode(),
             torch.autocast(device, torch.bfloat16, enabled=use_bfloat16),
         ):
-            yield
+            yield look_again
 
     def predict(
         self,
@@ -276,11 +253,17 @@ class Segmenter:
             ValueError: settings that contradict one another.
         """
         image_hw = image.shape[:2]
-        with self._running():
+        with self._running() as look_again:
+
+            def after_batch(done: int, total: int) -> None:
+                look_again()
+                if progress:
+                    progress(done, total)
+
             resized = resize_percent(image, input_size_percent)
             area = settings.min_mask_region_area * resized.size / image.size
             settings = replace(settings, min_mask_region_area=round(area))
-            found = MaskGenerator(self.predictor, settings).masks_of(resized, progress)
+            found = MaskGenerator(self.predictor, settings).masks_of(resized, after_batch)
         if resized is image:
             return found
         return Masks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 import tempfile
@@ -31,6 +32,18 @@ with contextlib.suppress(ImportError):
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _all_cores(monkeypatch):
+    """The same number of threads for the plugin and for sam2, whatever else the machine does: with another one, float sums are
+    rounded otherwise, and a pixel at the edge of a mask may change sides."""
+    from infer_segment_anything_2.segmentation import threads
+
+    monkeypatch.setattr(threads, "busy_elsewhere", lambda: 0)
+    if hasattr(os, "RTLD_NOLOAD"):
+        with contextlib.suppress(OSError):  # not loaded yet
+            ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD).omp_set_dynamic(0)
 
 
 @pytest.fixture(scope="session")

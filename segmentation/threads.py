@@ -1,0 +1,67 @@
+"""As many threads as there are cores to run on: torch's threads wait for one another at the end of each operation, so that one
+thread too many on a busy machine slows a prompt down tenfold, and one too few on an idle one leaves a core unused."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def free_cores() -> Iterator[Callable[[], None]]:
+    """Let torch use the cores that other processes leave, in the calling thread and the body of this context.
+
+    Never more threads than torch is set to. Gives a function that looks again, for work that takes long.
+
+    OpenCV as Ikomia brings it (0.16.1, built with OpenMP) switches on the dynamic adjustment of threads in the thread that
+    imports it. GNU's OpenMP, which torch shares with it, then takes the load of the machine over the last 15 minutes off the
+    number of threads, this process's own load too: who has kept all cores busy for that long computes on one of them. That is
+    switched off here and done anew, with what other processes do at the moment. Who sets OMP_DYNAMIC has it his way.
+    """
+    openmp = None
+    if "OMP_DYNAMIC" not in os.environ and hasattr(os, "RTLD_NOLOAD"):
+        with suppress(OSError):  # torch computes with another OpenMP, or none
+            openmp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
+    if openmp is None:
+        yield lambda: None
+        return
+    dynamic, threads = openmp.omp_get_dynamic(), openmp.omp_get_max_threads()
+
+    def adjust() -> None:
+        openmp.omp_set_num_threads(max(min(threads, (os.cpu_count() or threads) - busy_elsewhere()), 1))
+
+    openmp.omp_set_dynamic(0)
+    try:
+        adjust()
+        yield adjust
+    finally:
+        openmp.omp_set_dynamic(dynamic)
+        openmp.omp_set_num_threads(threads)
+
+
+def busy_elsewhere() -> int:
+    """How many threads of other processes compute or wait for a core (proc(5), loadavg); 0 where the system does not say."""
+    least = None
+    for _ in range(3):  # who is there each time stays; who comes and goes does not count
+        try:
+            busy = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) - 1  # the caller
+        except (OSError, IndexError, ValueError):
+            return 0
+        if busy > 0:
+            busy -= _own_busy() - 1
+        least = busy if least is None else min(least, busy)
+        if least <= 0:
+            return 0
+    return least
+
+
+def _own_busy() -> int:
+    """How many threads of this process compute, the caller among them."""
+    busy = 0
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            busy += (thread / "stat").read_text().rpartition(")")[2].split()[0] == "R"
+    return max(busy, 1)
