@@ -33,17 +33,21 @@ with contextlib.suppress(ImportError):
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from infer_segment_anything_2.segmentation import threads  # noqa: E402
+
+THREADS = max(os.cpu_count() - threads.busy_elsewhere(), 1)
+
 
 @pytest.fixture(autouse=True)
-def _all_cores(monkeypatch):
-    """The same number of threads for the plugin and for sam2, whatever else the machine does: with another one, float sums are
-    rounded otherwise, and a pixel at the edge of a mask may change sides."""
-    from infer_segment_anything_2.segmentation import threads
-
-    monkeypatch.setattr(threads, "busy_elsewhere", lambda: 0)
+def _same_threads(monkeypatch):
+    """The same number of threads for the plugin and for sam2, whatever else the machine does meanwhile: with another one, float
+    sums are rounded otherwise, and a pixel at the edge of a mask may change sides."""
+    monkeypatch.setattr(threads, "busy_elsewhere", lambda: os.cpu_count() - THREADS)
     if hasattr(os, "RTLD_NOLOAD"):
         with contextlib.suppress(OSError):  # not loaded yet
-            ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD).omp_set_dynamic(0)
+            openmp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
+            openmp.omp_set_dynamic(0)
+            openmp.omp_set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")
