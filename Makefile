@@ -87,6 +87,8 @@ test-install: $(READY)
 		$(HUB)/$$version/bin/python -m pip install --quiet --disable-pip-version-check ikomia==$$version setuptools wheel; \
 		mkdir -p $(HUB)/home-$$version; \
 		HOME=$(HUB)/home-$$version SAM2_BUILD_CUDA=0 $(HUB)/$$version/bin/python tests/install/from_hub.py; \
+		$(HUB)/$$version/bin/python -m pip install --quiet --disable-pip-version-check "ikomia-cli[full]" ikomia==$$version; \
+		HOME=$(HUB)/home-$$version $(HUB)/$$version/bin/python tests/install/pack.py; \
 	done
 	@rm -rf $(HUB)
 

@@ -398,6 +398,9 @@ class InferSegmentAnything2Factory(dataprocess.CTaskFactory):
         info.keywords = "SAM 2,segment anything,segmentation,mask,prompt,point,box,automatic,annotation,Hiera,PyTorch"
         info.algo_type = core.AlgoType.INFER
         info.algo_tasks = "SEMANTIC_SEGMENTATION"
+        # Seen at the peak with sam2_hiera_large on 12 megapixels: 2.6 GB. No GPU is needed.
+        info.hardware_config.min_cpu = 2
+        info.hardware_config.min_ram = 4
 
     def create(self, param: InferSegmentAnything2Param | None = None) -> InferSegmentAnything2:
         """A task with a copy of `param`, or with the default parameters."""

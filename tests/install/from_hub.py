@@ -25,6 +25,7 @@ NAME = "infer_segment_anything_2"
 PROCESS = f"{NAME}_process.py"
 VERSION = re.search(r'info.version = "(.*)"', (ROOT / PROCESS).read_text())[1]
 NEWER = re.sub(r"\d+$", lambda last: str(int(last[0]) + 1), VERSION)
+BROUGHT = ("sam2", "hydra", "omegaconf", "pycocotools")  # by requirements.txt; ikomia brings the others itself
 USE = f"""
 import numpy as np
 from ikomia.dataprocess.workflow import Workflow
@@ -82,7 +83,7 @@ class Hub:
 
 
 def main(folder_of_packages: Path) -> None:
-    for module in ("sam2", "hydra", "pydantic", "pycocotools"):
+    for module in BROUGHT:
         assert find_spec(module) is None, f"{module} is there already: this environment shows nothing"
 
     from ikomia.core import config
@@ -107,7 +108,7 @@ def main(folder_of_packages: Path) -> None:
     assert folder.is_dir()
     assert Path.home() in folder.parents
     assert [path for path in hub.asked if path.endswith("/download/")] == ["/packages/0/download/"]
-    for module in ("sam2", "hydra", "pydantic", "pycocotools"):
+    for module in BROUGHT:
         assert find_spec(module) is not None, f"{module} was not installed"
     subprocess.run([sys.executable, "-c", USE], check=True)
 

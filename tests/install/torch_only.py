@@ -6,24 +6,30 @@ installing the plugin does needs a torch first, and a second one would take giga
 
 from __future__ import annotations
 
-import re
 import sys
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 
 def needed(names: list[str]) -> dict[str, Distribution]:
     """The installed distributions of these names and all that they require here."""
     found: dict[str, Distribution] = {}
-    while names:
-        name = re.match(r"[\w.-]+", names.pop()).group().lower().replace("_", "-")
-        if name in found:
+    asked = [Requirement(name) for name in names]
+    seen = set()
+    while asked:
+        wanted = asked.pop()
+        key = (canonicalize_name(wanted.name), frozenset(wanted.extras))
+        if key in seen:
             continue
-        try:
-            found[name] = distribution(name)
-        except PackageNotFoundError:  # required elsewhere: on another system, or by an extra
-            continue
-        names += [line for line in found[name].requires or [] if "extra ==" not in line]
+        seen.add(key)
+        found[key[0]] = distribution(key[0])
+        for requirement in map(Requirement, found[key[0]].requires or []):
+            extras = wanted.extras | {""}
+            if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
+                asked.append(requirement)
     return found
 
 
