@@ -8,10 +8,10 @@ pictures.py --emoji FOLDER     the sample scene before that, from the .webp file
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,6 @@ import numpy.typing as npt
 from demo import (
     AUTOMATIC,
     GREEN,
-    PALETTE,
     POT,
     ROOT,
     SCENE,
@@ -33,14 +32,12 @@ from demo import (
     Tile,
     bounding_box,
     contact_sheet,
-    deepest,
     photo_sample,
     prepare_home,
     scene_objects,
     with_prompt,
 )
 from PIL import Image, ImageDraw, ImageFilter
-from scipy.ndimage import binary_erosion
 
 IMAGES = ROOT / "images"
 MODEL = "sam2_hiera_nano"
@@ -57,18 +54,19 @@ SCENE_SEED, SCENE_SIZE = 9440, 640
 #: Parts of objects with fewer pixels than this are left out of the label image: nobody would point at them.
 SCENE_SMALLEST = 2000
 
-#: More objects of the sample scene than the demo points at, by their number in sample_scene_objects.png.
-TAXI, TEA, TOMATO = 1, 4, 7
+#: The prompts of the README's pictures, which are those of its text: the pot; a shell; pot, palette
+#: and taxi; a cup, and not the ice cream before it.
+POINT = Prompt(points=[(197, 273)])
+ONE_POINT = Prompt(points=[(181, 620)], labels=[1])
+TWO_POINTS = Prompt(points=[(181, 620), (151, 629)], labels=[1, 0])
+BOXES = Prompt(boxes=[(101, 132, 343, 386), (293, 222, 545, 491), (526, 387, 630, 481)])
+BOX = Prompt(boxes=[(370, 477, 512, 640)])
+BOX_AND_POINTS = Prompt(points=[(440, 598), (475, 523)], labels=[1, 0], boxes=BOX.boxes)
 
-#: Half the width in pixels of the smallest fault that a point is put on.
-CLICKABLE = 6
-
-#: Widths in pixels of the tiles of a picture that has two or three. READMEs show them at half that: crisp.
+#: Widths in pixels of the tiles of a picture that has two or three, and of its text. The README shows them at half that or
+#: less: crisp on a desk, and the text still to be read on a phone.
 TWO, THREE = 640, 512
-TEXT_SIZE = 26
-
-#: Bytes.
-LARGE = 700_000  # bytes
+TEXT_SIZE = 32
 
 Mask = npt.NDArray[np.bool_]
 
@@ -147,22 +145,6 @@ def draw_icon(size: int = ICON_SIZE) -> Image.Image:
 # --- The README's pictures ---------------------------------------------------------------------------------------
 
 
-def iou(a: Mask, b: Mask) -> float:
-    """Intersection over union of two masks (H, W)."""
-    return float((a & b).sum() / max((a | b).sum(), 1))
-
-
-@dataclass(frozen=True)
-class Correction:
-    """A prompt that falls short on one object, and the same prompt with the point that helps most."""
-
-    before: Prompt
-    after: Prompt
-    results: tuple[Result, Result]
-    truth: Mask
-    merit: float
-
-
 class Painter:
     """Runs the plugin on the sample scene and draws what comes out."""
 
@@ -175,28 +157,6 @@ class Painter:
         """Segment the sample scene."""
         return self.workflow.segment(SCENE, prompt, **parameters)
 
-    def correction(self, firsts: Callable[[Mask], Sequence[Prompt]], background_only: bool) -> Correction:
-        """The prompt and object for which a point in the middle of what went wrong helps most and ends well."""
-        best = None
-        for truth in self.truth.values():
-            for before in firsts(truth):
-                result = self.run(before)
-                mask = result.labels[0] > 0
-                wrong = {0: mask & ~truth} if background_only else {0: mask & ~truth, 1: truth & ~mask}
-                label, region = max(wrong.items(), key=lambda item: item[1].sum())
-                if not binary_erosion(region, iterations=CLICKABLE).any():
-                    continue
-                labels = [*(before.labels or [1] * len(before.points)), label]
-                after = Prompt([*before.points, deepest(region)], labels, before.boxes)
-                corrected = self.run(after)
-                end = iou(corrected.labels[0] > 0, truth)
-                merit = end + (end - iou(mask, truth))
-                if best is None or merit > best.merit:
-                    best = Correction(before, after, (result, corrected), truth, merit)
-        if best is None:
-            raise DemoError("No mask of the sample scene has anything to correct.")
-        return best
-
     def result(self) -> Image.Image:
         """The picture at the top of the README."""
         result = self.run(Prompt(), **AUTOMATIC[MODEL])
@@ -207,35 +167,41 @@ class Painter:
 
     def prompt_point(self) -> Image.Image:
         """One point and the three masks that may be meant."""
-        prompt = Prompt(points=[deepest(self.truth[POT])])
-        result = self.run(prompt, multimask_output="True")
+        result = self.run(POINT, multimask_output="True")
         view = view_of([self.truth[POT], *(labels > 0 for labels in result.labels)])
         return row(
             *(
-                Tile(with_prompt(overlay, prompt, THREE, view), f"Mask {k}", f"predicted IoU {found.score:.2f}")
+                Tile(with_prompt(overlay, POINT, THREE, view), f"Mask {k}", f"IoU {found.score:.2f}")
                 for k, (overlay, found) in enumerate(zip(result.overlays, result.found, strict=True), start=1)
             )
         )
 
     def prompt_points(self) -> Image.Image:
         """A point on the object, then one more on what is not the object."""
-        shown = self.correction(lambda truth: [Prompt(points=[p]) for p in inner_points(truth)], background_only=True)
-        return before_and_after(shown, ("One point", "on the object"), ("Two points", "one on what is not the object"))
+        return self.before_and_after(ONE_POINT, "One point", TWO_POINTS, "Two points")
 
     def prompt_boxes(self) -> Image.Image:
         """Several boxes, one object each."""
-        prompt = Prompt(boxes=[bounding_box(self.truth[k]) for k in (POT, PALETTE, TAXI, TEA, TOMATO)])
-        result = self.run(prompt)
+        result = self.run(BOXES)
         return row(
-            Tile(with_prompt(self.scene, prompt, TWO), f"{len(prompt.boxes)} boxes"),
+            Tile(with_prompt(self.scene, BOXES, TWO), f"{len(BOXES.boxes)} boxes"),
             Tile(with_prompt(result.overlays[0], Prompt(), TWO), f"{len(result.found)} masks", "one for each box"),
         )
 
-    def prompt_box_and_point(self) -> Image.Image:
-        """A box, then the same box with a point."""
-        shown = self.correction(lambda truth: [Prompt(boxes=[bounding_box(truth)])], background_only=False)
-        where = "on the object" if shown.after.labels[0] else "on what is not the object"
-        return before_and_after(shown, ("A box", ""), ("The box and a point", where))
+    def prompt_box_and_points(self) -> Image.Image:
+        """A box around two objects, then the same box with points on the one that is meant and the one that is not."""
+        return self.before_and_after(BOX, "A box", BOX_AND_POINTS, "The same with points")
+
+    def before_and_after(self, before: Prompt, title: str, after: Prompt, then: str) -> Image.Image:
+        """The masks of two prompts side by side, from near."""
+        results = self.run(before), self.run(after)
+        view = view_of([result.labels[0] > 0 for result in results])
+        return row(
+            *(
+                Tile(with_prompt(result.overlays[0], prompt, TWO, view), text)
+                for result, prompt, text in zip(results, (before, after), (title, then), strict=True)
+            )
+        )
 
     def automatic(self) -> Image.Image:
         """A photograph and everything in it."""
@@ -254,29 +220,6 @@ def row(*tiles: Tile) -> Image.Image:
     return contact_sheet([tiles], text_size=TEXT_SIZE)
 
 
-def before_and_after(shown: Correction, *captions: Sequence[str]) -> Image.Image:
-    """The two masks of a correction side by side."""
-    view = view_of([shown.truth, *(result.labels[0] > 0 for result in shown.results)])
-    return row(
-        *(
-            Tile(with_prompt(result.overlays[0], prompt, TWO, view), *caption)
-            for result, prompt, caption in zip(shown.results, (shown.before, shown.after), captions, strict=True)
-        )
-    )
-
-
-def inner_points(mask: Mask) -> list[tuple[float, float]]:
-    """(x, y) of the deepest points of a mask (H, W) and of its left, right, upper and lower half."""
-    x0, y0, x1, y1 = bounding_box(mask)
-    points = [deepest(mask)]
-    for rows, columns in ((0, (x0 + x1) // 2), ((y0 + y1) // 2, 0)):
-        for part in (np.s_[rows:, columns:], np.s_[: rows or None, : columns or None]):
-            half = np.zeros_like(mask)
-            half[part] = mask[part]
-            points.append(deepest(half))
-    return points
-
-
 def view_of(masks: Sequence[Mask]) -> Box:
     """A square part of the picture that shows all of the masks (H, W) and what surrounds them."""
     together = np.any(masks, axis=0)
@@ -289,13 +232,29 @@ def view_of(masks: Sequence[Mask]) -> Box:
     return left, top, left + side, top + side
 
 
+def studio() -> Image.Image:
+    """The panel of images/studio_panel.png in three columns, cut below its first two groups: it is too high for a page."""
+    panel = Image.open(IMAGES / "studio_panel.png").convert("RGB")
+    row_lightness = np.asarray(panel, np.int32)[:, 13:-13].max(
+        axis=(1, 2)
+    )  # narrower than a group, wider than its fields
+    _, *edges = np.flatnonzero(
+        row_lightness < row_lightness[2] - 15
+    )  # the panel's frame, upper and lower edges of groups
+    cuts = [0, edges[1] + 4, edges[3] + 4, panel.height]
+    columns = [panel.crop((0, top, panel.width, bottom)) for top, bottom in itertools.pairwise(cuts)]
+    background = panel.getpixel((panel.width // 2, 2))
+    sheet = Image.new("RGB", (3 * panel.width, max(column.height for column in columns)), background)
+    for k, column in enumerate(columns):
+        sheet.paste(column, (k * panel.width, 0))
+    return sheet
+
+
 def save(picture: Image.Image, name: str) -> None:
-    """Write a picture of the README; one that would be large, as a photograph is, in 256 colours."""
-    picture.save(IMAGES / name, optimize=True)
-    if (IMAGES / name).stat().st_size > LARGE:
-        palette = picture.quantize(256, Image.Quantize.MEDIANCUT)
-        picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(IMAGES / name, optimize=True)
-    print(f"{IMAGES / name}: {(IMAGES / name).stat().st_size / 1000:.0f} kB")
+    """Write a picture of the README."""
+    path = IMAGES / name
+    picture.save(path, optimize=True, **({"quality": 88} if path.suffix == ".jpg" else {}))
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
 def main() -> int:
@@ -315,10 +274,11 @@ def main() -> int:
             painter.prompt_point,
             painter.prompt_points,
             painter.prompt_boxes,
-            painter.prompt_box_and_point,
-            painter.automatic,
+            painter.prompt_box_and_points,
+            studio,
         ):
             save(draw(), f"{draw.__name__}.png")
+        save(painter.automatic(), "automatic.jpg")  # a photograph
     except DemoError as error:
         print(error, file=sys.stderr)
         return 1
