@@ -24,7 +24,7 @@ export RUFF_CACHE_DIR := $(WORK)/ruff
 export HYPOTHESIS_STORAGE_DIRECTORY := $(WORK)/hypothesis
 export IKOMIA_AUTO_COMPLETION := False
 
-.PHONY: help setup demo test test-slow test-install bench package lint format pictures clean
+.PHONY: help setup demo test test-slow test-install bench package lint format pictures notebook clean
 
 help:
 	@echo "make demo       segment sample pictures, or IMAGE=photo.jpg, with MODEL=$(MODEL); writes to OUT=$(OUT)"
@@ -34,6 +34,7 @@ help:
 	@echo "make package    the zip that the hub hands out: $(PACKAGE)"
 	@echo "make bench      speed and memory beside sam2 itself, in a table; half an hour on two cores"
 	@echo "make pictures   draw the pictures of the README again"
+	@echo "make notebook   execute the example notebook and store what it shows"
 	@echo "make format     sort imports and format the code"
 	@echo "make clean      remove what the other commands installed and wrote: $(WORK)"
 
@@ -109,6 +110,9 @@ format: $(READY)
 
 pictures: $(READY)
 	@HOME=$(WORK)/home $(VENV)/bin/python tests/tools/pictures.py
+
+notebook: $(READY)
+	@HOME=$(WORK)/home $(VENV)/bin/python tests/tools/notebook.py
 
 clean:
 	rm -rf "$(WORK)"
