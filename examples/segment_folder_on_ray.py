@@ -1,0 +1,411 @@
+r"""Segment a folder of images with SAM 2 on all cores, on GPUs or on many machines, with Ray Data and without Ikomia.
+
+On this machine, everything in each image, and then what is in one box:
+
+    pip install -r requirements.txt "ray[data]>=2.60"
+    python examples/segment_folder_on_ray.py photos results --model_name sam2_hiera_tiny
+    python examples/segment_folder_on_ray.py photos boxes --model_name sam2_hiera_tiny --input_box "[20, 30, 200, 180]"
+
+On a cluster whose machines have the same packages and see both folders under the same paths, from the plugin's folder, which is
+sent along:
+
+    ray job submit --address http://HEAD:8265 --working-dir . -- \
+        python examples/segment_folder_on_ray.py /shared/photos /shared/results --num_gpus 1 --workers 8
+
+Only the names of images travel through Ray. A worker loads the model once, reads an image itself and writes its masks, whole or
+not at all, to `results/images/<name>.json` in COCO's format. At the end `results/masks.json` has the masks of all images and
+`results/failures.json` says why some have none; the exit status is 1 then. Run it again after an interruption, or when there
+are more images: those that have their masks are left alone.
+
+Ray replaces a worker that dies and gives its images out again. An image on which three workers died counts as a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import ray
+import ray.data
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
+    from infer_segment_anything_2.segmentation.masks import Masks
+    from infer_segment_anything_2.segmentation.parameters import Parameters
+
+PLUGIN = Path(__file__).resolve().parents[1]
+PACKAGE = "infer_segment_anything_2"
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+#: The plugin's parameters that are no options here: --num_gpus decides where workers compute, and COCO has every mask.
+NO_OPTIONS = ("cuda", "instance_output")
+#: Names of images in one task of Ray. What a dead worker finished of them is not done again.
+IMAGES_PER_TASK = 8
+#: Workers that may die on one image, for want of memory say, before it counts as a failure.
+MOST_DEATHS = 3
+
+
+def load_plugin(folder: str | Path) -> None:
+    """Make `infer_segment_anything_2` importable in this process, whatever its folder is called.
+
+    What is imported from it is imported inside functions: Ray sends these to workers, which have to find the plugin first.
+
+    Args:
+        folder: the plugin's on the machine that the run was started on. Where there is none, the working directory counts,
+            which Ray fills with what `ray job submit --working-dir` sent.
+
+    Raises:
+        ImportError: neither of them is the plugin's folder.
+    """
+    if PACKAGE in sys.modules:
+        return
+    folders = [Path(folder), Path.cwd()]
+    root = next((path for path in folders if (path / "segmentation" / "segmenter.py").is_file()), None)
+    if root is None:
+        raise ImportError(f"The plugin is neither in {folders[0]} nor in {folders[1]}: send it with --working-dir.")
+    spec = importlib.util.spec_from_file_location(PACKAGE, root / "__init__.py", submodule_search_locations=[str(root)])
+    assert spec is not None and spec.loader is not None  # noqa: PT018 - for type checkers: a .py file has both
+    sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[PACKAGE])
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a worker has to know; its paths hold on every machine.
+
+    Attributes:
+        images: the folder of images.
+        results: the folder of results.
+        parameters: the plugin's parameters, as text.
+        device: "cpu" or "cuda".
+        threads: torch's threads in one worker.
+        plugin: the plugin's folder; see :func:`load_plugin`.
+    """
+
+    images: Path
+    results: Path
+    parameters: dict[str, str]
+    device: str = "cpu"
+    threads: int = 1
+    plugin: Path = PLUGIN
+
+    def masks_file(self, name: str) -> Path:
+        """Where the masks of the image `name` are kept."""
+        return self.results / "images" / f"{name}.json"
+
+    def attempts_file(self, name: str) -> Path:
+        """A line for each worker that began with the image `name`; gone once one has finished it."""
+        return self.results / "attempts" / f"{name}.txt"
+
+
+class ImageSegmenter:
+    """A worker of Ray Data: one loaded model, called with one image at a time."""
+
+    def __init__(self, job: Job) -> None:
+        load_plugin(job.plugin)
+        import torch
+
+        from infer_segment_anything_2.segmentation.parameters import Parameters, update
+        from infer_segment_anything_2.segmentation.segmenter import open_segmenter
+
+        torch.set_num_threads(job.threads)  # by default each of a machine's workers takes all of its cores
+        self.job = job
+        self.parameters = update(Parameters(), job.parameters)
+        self.segmenter = open_segmenter(
+            self.parameters.model_name,
+            model_weight_file=self.parameters.model_weight_file,
+            config_file=self.parameters.config_file,
+            device=job.device,
+            apply_postprocessing=self.parameters.apply_postprocessing,
+        )
+
+    def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        """Segment the image `row["name"]` and write its masks, unless they are there.
+
+        Returns:
+            The `name` again and an `error`: why the image has no masks, or an empty text.
+        """
+        from infer_segment_anything_2.segmentation.export import save_coco
+
+        name, error = row["name"], ""
+        masks_file, attempts_file = self.job.masks_file(name), self.job.attempts_file(name)
+        if masks_file.is_file():  # the worker that was given this task before died after it
+            return {"name": name, "error": error}
+        for file in (masks_file, attempts_file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        with attempts_file.open("a+") as file:
+            file.write(f"process {os.getpid()} on {platform.node()}\n")
+            file.seek(0)
+            deaths = len(file.readlines()) - 1
+        if deaths >= MOST_DEATHS:
+            error = f"{deaths} workers died while they segmented it, for want of memory perhaps"
+        else:
+            try:
+                save_coco(masks_file, {name: segment(self.segmenter, self.job.images / name, self.parameters)})
+            except Exception as fault:  # whatever is wrong with one image, the others go on
+                error = f"{type(fault).__name__}: {fault}"
+        attempts_file.unlink(missing_ok=True)
+        return {"name": name, "error": error}
+
+
+def read_image(path: Path) -> npt.NDArray[np.uint8]:
+    """The image (H, W, 3) RGB in a file, turned as its EXIF data say.
+
+    Raises:
+        Exception: of whatever kind Pillow raises for a file that is no image, or only a part of one.
+    """
+    from infer_segment_anything_2.segmentation.images import to_rgb8
+
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.mode not in ("1", "L", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
+            image = image.convert("RGB")  # palettes, CMYK and the like
+        return to_rgb8(np.asarray(image))
+
+
+def segment(segmenter, path: Path, parameters: Parameters) -> Masks:
+    """The masks of one image: of what the parameters point at, or of everything.
+
+    With multimask_output each prompted object gets the one of its three candidates that the model rates best.
+
+    Raises:
+        Exception: a file that cannot be read.
+        ValueError: a prompt outside of this image.
+    """
+    from infer_segment_anything_2.segmentation import prompts as prompting
+    from infer_segment_anything_2.segmentation.masks import Masks, ranked
+
+    image = read_image(path)
+    prompts = prompting.make_prompts(
+        prompting.parse_points(parameters.input_point),
+        prompting.parse_labels(parameters.input_point_label),
+        prompting.parse_boxes(parameters.input_box),
+        image.shape[:2],
+    )
+    percent = parameters.input_size_percent
+    if not prompts:
+        return ranked(segmenter.generate(image, automatic_settings(parameters), input_size_percent=percent))
+    candidates = segmenter.predict(
+        image,
+        prompts,
+        multimask_output=parameters.multimask_output,
+        mask_threshold=parameters.mask_threshold,
+        input_size_percent=percent,
+    )
+    scores = np.array([masks.scores for masks in candidates])  # (candidates, objects)
+    best = scores.argmax(axis=0)
+    return Masks(image.shape[:2], [candidates[c].rles[k] for k, c in enumerate(best)], scores.max(axis=0))
+
+
+def automatic_settings(parameters: Parameters) -> AutomaticSettings:
+    """Automatic mode's share of the parameters."""
+    from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
+    from infer_segment_anything_2.segmentation.prompts import parse_point_grids
+
+    names = {field.name for field in dataclasses.fields(AutomaticSettings)} - {"pred_iou_thresh", "point_grids"}
+    return AutomaticSettings(
+        pred_iou_thresh=parameters.iou_thresh,
+        point_grids=parse_point_grids(parameters.point_grids),
+        **{name: getattr(parameters, name) for name in names},
+    )
+
+
+def segment_folder(job: Job, workers: int = 0, num_gpus: float = 0) -> tuple[int, int, dict[str, str]]:
+    """Segment the images that have no masks yet, and write masks.json and failures.json. Ray is started.
+
+    Args:
+        job: what to do.
+        workers: how many; 0: as many as the cluster has room for.
+        num_gpus: of each worker; may be a fraction.
+
+    Returns:
+        How many images have masks from an earlier run, how many from this one, and why each of the others has none.
+
+    Raises:
+        ValueError: no images, results of other parameters, or more threads or GPUs for one worker than a machine has.
+    """
+    names = sorted(
+        path.relative_to(job.images).as_posix()
+        for path in job.images.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+    )
+    if not names:
+        raise ValueError(
+            f"images: there are none in {job.images}; accepted are files that end with {', '.join(SUFFIXES)}."
+        )
+    keep_to_parameters(job)
+    missing = [name for name in names if not job.masks_file(name).is_file()]
+    shutil.rmtree(job.results / "attempts", ignore_errors=True)  # of a run that was interrupted: no worker died
+    errors: dict[str, str] = {}
+    if missing:
+        for row in tqdm(run(job, missing, workers, num_gpus), total=len(missing), desc="Segmenting", unit="image"):
+            if row["error"]:
+                errors[row["name"]] = row["error"]
+    shutil.rmtree(job.results / "attempts", ignore_errors=True)
+    merge(job, [name for name in names if name not in errors])
+    replace(job.results / "failures.json", [json.dumps(errors, indent=1, sort_keys=True, ensure_ascii=False)])
+    return len(names) - len(missing), len(missing) - len(errors), errors
+
+
+def run(job: Job, names: Sequence[str], workers: int, num_gpus: float) -> Iterable[dict[str, str]]:
+    """Rows of :class:`ImageSegmenter` for the images `names`, as they come."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    kind, each = ("GPU", num_gpus) if num_gpus else ("CPU", job.threads)
+    room = sum(int(machine.get(kind, 0) / each) for machine in machines)
+    if not room:
+        option = f"num_gpus is {num_gpus:g}" if num_gpus else f"threads is {job.threads}"
+        most = max(machine.get(kind, 0) for machine in machines)
+        raise ValueError(f"{option}; accepted is at most {most:g}, the {kind}s that one machine of the cluster has.")
+    tasks = -(-len(names) // IMAGES_PER_TASK)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # tqdm's counts images
+    dataset = ray.data.from_items([{"name": name} for name in names], override_num_blocks=tasks)
+    # Workers that are killed, also while they load the model, are replaced as often as it takes: of the actors of a pool Ray
+    # Data sets max_restarts and max_task_retries to -1 (2.60, where setting them oneself is deprecated). What a constructor
+    # raises ends the run.
+    return dataset.map(
+        ImageSegmenter,
+        fn_constructor_args=(job,),
+        compute=ray.data.ActorPoolStrategy(size=min(workers or room, tasks)),
+        **({"num_gpus": num_gpus} if num_gpus else {"num_cpus": job.threads}),
+    ).iter_rows()
+
+
+def keep_to_parameters(job: Job) -> None:
+    """Note the parameters with the results; ValueError where these were made with others."""
+    path = job.results / "parameters.json"
+    if not path.is_file() or not (job.results / "images").is_dir():
+        replace(path, [json.dumps(job.parameters, indent=1)])
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = sorted(name for name in job.parameters | before if job.parameters.get(name) != before.get(name))
+    if changed:
+        raise ValueError(
+            f"results: {job.results} has masks made with {', '.join(f'{name} = {before.get(name)}' for name in changed)}; "
+            "accepted are the same parameters, or another folder."
+        )
+
+
+def merge(job: Job, names: Iterable[str]) -> None:
+    """Write masks.json from the files of the images `names`, one at a time in memory, as one `save_coco` would have."""
+    from infer_segment_anything_2.segmentation.export import to_coco
+
+    def parts() -> Iterable[str]:
+        images: list[dict] = []
+        count = 0
+        yield '{"annotations": ['
+        for name in names:
+            tree = json.loads(job.masks_file(name).read_text(encoding="utf-8"))
+            images.append(tree["images"][0] | {"id": len(images) + 1})
+            for annotation in tree["annotations"]:
+                count += 1
+                yield ", " * (count > 1) + json.dumps(annotation | {"id": count, "image_id": len(images)})
+        yield f'], "images": {json.dumps(images)}, "categories": {json.dumps(to_coco({})["categories"])}}}'
+
+    replace(job.results / "masks.json", parts())
+
+
+def replace(path: Path, parts: Iterable[str]) -> None:
+    """Write a text file in full or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(parts)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def at_least(least: int, kind: Callable[[str], float]) -> Callable[[str], float]:
+    """A converter of an option's text for argparse."""
+
+    def convert(text: str) -> float:
+        with suppress(ValueError):
+            if kind(text) >= least:
+                return kind(text)
+        number = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not accepted; accepted is {number}, {least} or more.")
+
+    return convert
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line: the plugin's parameters under their own names, and what concerns Ray."""
+    from infer_segment_anything_2.segmentation.parameters import DECLARATION, accepted, type_name
+
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s images results [options]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("images", type=Path, help="folder of images; those in folders below count too")
+    parser.add_argument("results", type=Path, help="folder of results")
+    parser.add_argument("--workers", type=at_least(1, int), default=0, help="default: as many as there is room for")
+    parser.add_argument(
+        "--threads", type=at_least(1, int), default=1, help="CPUs of each worker (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--num_gpus", type=at_least(0, float), default=0, help="GPUs of each worker, 0.5 say (default: 0)"
+    )
+    parser.add_argument("--address", help="of a running Ray; default: RAY_ADDRESS, or a Ray of its own on this machine")
+    parameters = parser.add_argument_group("the plugin's parameters")
+    for name in (name for name in DECLARATION if name not in NO_OPTIONS):
+        text = f"{DECLARATION[name].description} Accepted: {accepted(name)}."
+        parameters.add_argument(f"--{name}", metavar=type_name(name).upper(), help=text.replace("%", "%%"))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    load_plugin(PLUGIN)
+    from infer_segment_anything_2.segmentation.parameters import Parameters, to_text, update
+
+    parser = options()
+    args = parser.parse_args(arguments)
+    given = {name: value for name, value in vars(args).items() if name in Parameters.model_fields and value is not None}
+    for name in ("model_weight_file", "config_file"):
+        if os.path.isfile(given.get(name, "")):
+            given[name] = os.path.abspath(given[name])  # workers have another working directory
+    try:
+        text = to_text(update(Parameters(), given))
+        job = Job(
+            images=args.images.absolute(),
+            results=args.results.absolute(),
+            parameters={name: text[name] for name in Parameters.model_fields if name not in NO_OPTIONS},
+            device="cuda" if args.num_gpus else "cpu",
+            threads=args.threads,
+            plugin=PLUGIN,
+        )
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        ray.init(args.address, ignore_reinit_error=True, logging_level=logging.WARNING)
+        before, now, errors = segment_folder(job, args.workers, args.num_gpus)
+    except ValueError as error:
+        parser.error(str(error))
+    except ray.exceptions.RayError as error:
+        text = str(error).split("\nThe above exception was")[0].strip()
+        cause = re.split(r"\n(?=[\w.]+: )", text)[-1]  # what the worker raised stands below its trace
+        print(f"The run broke off; the same command goes on with what is missing.\n{cause}", file=sys.stderr)
+        return 2
+    print(f"{now} images segmented, {before} were before, {len(errors)} failed. Everything is in {job.results}")
+    for name, error in list(errors.items())[:10]:
+        print(f"{name}: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

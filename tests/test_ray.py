@@ -1,0 +1,244 @@
+"""The example for many machines, on a real Ray of this machine: same masks, resumed runs, bad images, killed workers."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from conftest import ROOT
+from PIL import Image
+from skimage import data
+
+from infer_segment_anything_2.segmentation.export import to_coco
+
+SCRIPT = ROOT / "examples" / "segment_folder_on_ray.py"
+AUTOMATIC = {"points_per_side": "4", "iou_thresh": "0.3", "stability_score_thresh": "0.5", "use_m2m": "False"}
+BOX = {"input_box": "[60, 20, 260, 200]", "input_point": "[150, 100]", "multimask_output": "True"}
+
+
+@pytest.fixture(scope="module")
+def example():
+    """The script as a module; Ray sends what it defines to workers by value, as it does with a script that is run."""
+    spec = importlib.util.spec_from_file_location("segment_folder_on_ray", SCRIPT)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    ray.cloudpickle.register_pickle_by_value(module)
+    module.IMAGES_PER_TASK = 2  # so that a few images are several tasks
+    module.MOST_DEATHS = 2  # to save time: each costs a start of a worker
+    return module
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray with two CPUs, to which the plugin's folder was sent as `ray job submit --working-dir` does."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=80 << 20,
+            runtime_env={"working_dir": str(ROOT), "excludes": [".git", "images", "tests"]},
+            _temp_dir=folder,  # not below tmp_path: Ray's sockets want a short one
+        )
+        yield
+        ray.shutdown()
+
+
+def arguments(images: Path, results: Path, parameters: dict[str, str]) -> list[str]:
+    """The command line of a run with the bundled model."""
+    given = {"model_name": "sam2_hiera_nano", **parameters}
+    return [str(images), str(results), *(word for name, value in given.items() for word in (f"--{name}", value))]
+
+
+@pytest.fixture
+def in_ikomia(workflow, algo):
+    """The same from Ikomia's task, one image after the other: a function of the folder, the names and the parameters."""
+
+    def masks_in_coco(images: Path, names: list[str], parameters: dict[str, str]) -> dict:
+        algo.set_parameters(parameters)
+        found = {}
+        for name in names:
+            workflow.run_on(path=str(images / name))
+            found[name] = max(algo.get_masks(), key=lambda masks: masks.scores.max())  # there is one object
+        return to_coco(found)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each worker has: sums in another order would differ in their last bits
+    yield masks_in_coco
+    torch.set_num_threads(threads)
+
+
+def photographs(folder: Path, count: int) -> list[str]:
+    """Names of images in `folder`, some of them in a folder below."""
+    (folder / "below").mkdir(parents=True)
+    names = [f"{'below/' if k % 3 == 2 else ''}{k}.png" for k in range(count)]
+    for k, name in enumerate(names):
+        Image.fromarray(data.astronaut()[4 * k : 4 * k + 240, 8 * k : 8 * k + 320]).save(folder / name)
+    return sorted(names)
+
+
+def read(path: Path) -> dict:
+    """What is in a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def files(results: Path) -> dict[str, int]:
+    """When each file with the masks of one image was written, in nanoseconds."""
+    folder = results / "images"
+    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_folder_with_bad_images_is_segmented_and_only_what_is_missing_a_second_time(
+    example, cluster, in_ikomia, tmp_path, monkeypatch, capsys
+):
+    images, results = tmp_path / "images", tmp_path / "results"
+    names = photographs(images, 5)
+    whole = (images / names[0]).read_bytes()
+    (images / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (images / "text.JPG").write_text("not an image")
+    (images / "notes.txt").write_text("no image and not called one")
+    command = arguments(images, results, AUTOMATIC)
+
+    assert example.main(command) == 1
+    assert "5 images segmented, 0 were before, 2 failed" in capsys.readouterr().out
+    expected = in_ikomia(images, names, AUTOMATIC)
+    assert len(expected["annotations"]) > len(names)
+    assert read(results / "masks.json") == expected
+    errors = read(results / "failures.json")
+    assert list(errors) == ["cut.png", "text.JPG"]
+    assert "truncated" in errors["cut.png"]
+    assert "cannot identify image file" in errors["text.JPG"]
+    before = files(results)
+    assert set(before) == {f"{name}.json" for name in names}
+    assert not (results / "attempts").exists()
+
+    # Mended, and two results lost. These workers find the plugin where Ray put what was sent.
+    (images / "cut.png").write_bytes(whole)
+    (images / "text.JPG").unlink()
+    lost = {f"{name}.json" for name in names[1:3]}
+    for name in lost:
+        (results / "images" / name).unlink()
+    monkeypatch.setattr(example, "PLUGIN", tmp_path / "nowhere")
+    assert example.main(command) == 0
+    assert "3 images segmented, 3 were before, 0 failed" in capsys.readouterr().out
+    after = files(results)
+    assert {name for name in after if after[name] != before.get(name)} == lost | {"cut.png.json"}
+    assert read(results / "masks.json") == in_ikomia(images, sorted([*names, "cut.png"]), AUTOMATIC)
+    assert read(results / "failures.json") == {}
+
+    assert example.main(command) == 0
+    assert "0 images segmented, 6 were before, 0 failed" in capsys.readouterr().out
+    assert files(results) == after
+    with pytest.raises(SystemExit):
+        example.main([*command, "--iou_thresh", "0.4"])
+    assert "masks made with iou_thresh = 0.3; accepted are the same parameters" in capsys.readouterr().err
+
+
+class Killer(threading.Thread):
+    """Kills the worker that works on an image, as often as it is told, the moment that it has begun."""
+
+    def __init__(self, results: Path, times: dict[str, int]) -> None:
+        super().__init__(daemon=True)
+        self.results, self.times = results, times
+        self.killed: list[tuple[str, int]] = []
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(0.002):
+            for name, times in self.times.items():
+                deaths = sum(killed == name for killed, _ in self.killed)
+                with contextlib.suppress(FileNotFoundError):
+                    begun = (self.results / "attempts" / f"{name}.txt").read_text().split("\n")[:-1]
+                    if deaths < min(times, len(begun)):
+                        process = int(begun[-1].split()[1])
+                        os.kill(process, signal.SIGKILL)
+                        self.killed.append((name, process))
+
+
+def test_killed_workers_lose_nothing_and_an_image_that_kills_each_is_left_out(
+    example, cluster, in_ikomia, tmp_path, capsys
+):
+    images, results = tmp_path / "images", tmp_path / "results"
+    names = photographs(images, 5)
+    once, always = names[1], names[3]
+    slow = AUTOMATIC | {"points_per_side": "12", "multimask_output": "True"}  # so that the killer comes in time
+    killer = Killer(results, {once: 1, always: 100})
+    killer.start()
+    try:
+        assert example.main(arguments(images, results, slow)) == 1
+    finally:
+        killer.done.set()
+    assert [name for name, _ in killer.killed].count(once) == 1
+    assert [name for name, _ in killer.killed].count(always) == example.MOST_DEATHS
+    assert len({process for _, process in killer.killed}) == 1 + example.MOST_DEATHS
+    assert read(results / "failures.json") == {
+        always: "2 workers died while they segmented it, for want of memory perhaps"
+    }
+    assert read(results / "masks.json") == in_ikomia(images, [name for name in names if name != always], slow)
+    assert "4 images segmented, 0 were before, 1 failed" in capsys.readouterr().out
+
+
+def test_the_command_starts_a_ray_of_its_own_and_one_prompt_may_fit_some_images_only(in_ikomia, tmp_path):
+    images, results = tmp_path / "images", tmp_path / "results"
+    names = photographs(images, 2)
+    Image.new("RGB", (40, 30)).save(images / "small.png")
+    command = [sys.executable, str(SCRIPT), *arguments(images, results, BOX), "--workers", "1"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "input_point: entry 1, [150, 100], is outside the image" in done.stderr
+    assert read(results / "masks.json") == in_ikomia(images, names, BOX)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num_gpus", "1"], "num_gpus is 1; accepted is at most 0, the GPUs that one machine of the cluster has"),
+        (["--threads", "3"], "threads is 3; accepted is at most 2, the CPUs that one machine of the cluster has"),
+        (["--workers", "0"], "argument --workers: '0' is not accepted; accepted is a whole number, 1 or more"),
+        (["--num_gpus", "half"], "argument --num_gpus: 'half' is not accepted; accepted is a number, 0 or more"),
+        (["--iou_thresh", "2"], "iou_thresh: '2' is not accepted; accepted is a number from 0 to 1"),
+        (["--input_box", "[1, 2]"], "input_box: entry 1, [1, 2], does not hold 4 numbers"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_wrong_option_is_named_with_what_is_accepted(example, cluster, tmp_path, capsys, options, message):
+    photographs(tmp_path / "images", 1)
+    with pytest.raises(SystemExit):
+        example.main([*arguments(tmp_path / "images", tmp_path / "results", {}), *options])
+    assert message in capsys.readouterr().err
+    assert not files(tmp_path / "results")
+
+
+def test_a_folder_without_images_is_refused(example, cluster, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(SystemExit):
+        example.main(arguments(tmp_path, tmp_path / "results", {}))
+    assert f"images: there are none in {tmp_path}; accepted are files that end with .bmp" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["weights", "results"])
+def test_what_no_worker_can_do_ends_the_run_with_its_reason(example, cluster, tmp_path, capfd, broken):
+    photographs(tmp_path / "images", 1)
+    results, weights = tmp_path / "results", tmp_path / "weights.pt"
+    command = arguments(tmp_path / "images", results, BOX)
+    if broken == "weights":
+        weights.write_text("not a checkpoint")
+        command += ["--model_weight_file", str(weights)]
+    else:
+        results.mkdir()
+        (results / "images").write_text("a file where the folder has to be")
+    assert example.main(command) == 2
+    last = capfd.readouterr().err.partition("the same command goes on with what is missing.\n")[2]
+    assert {"weights": str(weights), "results": "File exists"}[broken] in last.splitlines()[0]
