@@ -40,19 +40,25 @@ def example():
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def ray_folder():
+    """Where Ray may leave its files; not below tmp_path: its sockets want a short path."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_folder):
     """A Ray with two CPUs, to which the plugin's folder was sent as `ray job submit --working-dir` does."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=80 << 20,
-            runtime_env={"working_dir": str(ROOT), "excludes": [".git", "images", "tests"]},
-            _temp_dir=folder,  # not below tmp_path: Ray's sockets want a short one
-        )
-        yield
-        ray.shutdown()
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=80 << 20,
+        runtime_env={"working_dir": str(ROOT), "excludes": [".git", "images", "tests"]},
+        _temp_dir=ray_folder,
+    )
+    yield
+    ray.shutdown()
 
 
 def arguments(images: Path, results: Path, parameters: dict[str, str]) -> list[str]:
@@ -189,12 +195,13 @@ def test_killed_workers_lose_nothing_and_an_image_that_kills_each_is_left_out(
     assert "4 images segmented, 0 were before, 1 failed" in capsys.readouterr().out
 
 
-def test_the_command_starts_a_ray_of_its_own_and_one_prompt_may_fit_some_images_only(in_ikomia, tmp_path):
+def test_the_command_starts_a_ray_of_its_own_and_one_prompt_may_fit_some_images_only(in_ikomia, tmp_path, ray_folder):
     images, results = tmp_path / "images", tmp_path / "results"
     names = photographs(images, 2)
     Image.new("RGB", (40, 30)).save(images / "small.png")
     command = [sys.executable, str(SCRIPT), *arguments(images, results, BOX), "--workers", "1"]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = os.environ | {"RAY_TMPDIR": ray_folder, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment.pop("PYTHONPATH", None)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "input_point: entry 1, [150, 100], is outside the image" in done.stderr
