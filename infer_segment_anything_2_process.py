@@ -22,7 +22,16 @@ from infer_segment_anything_2.segmentation.masks import (
     overlay,
     ranked,
 )
-from infer_segment_anything_2.segmentation.parameters import Parameters, cuda_is_available, to_text, update
+from infer_segment_anything_2.segmentation.model_loader import blamed_on_config, check_files
+from infer_segment_anything_2.segmentation.parameters import (
+    Parameters,
+    as_logit,
+    as_meant,
+    check_search,
+    cuda_is_available,
+    to_text,
+    update,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -122,9 +131,18 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         self.set_output(OverlaidImage(), 0)
         self._segmenter = None
         self._warned_of_cuda = False
+        self._names_not_meant: dict[str, str] = {}
         self._stop_requested = False
         self._masks: list[Masks] = []  #: of the last run
         self._progress: StudioProgress | None = None  #: of the run that is under way
+
+    def set_parameters(self, params: dict[str, str]) -> None:
+        """Take new values, as text; RuntimeError for a value or a name that is not accepted, and then nothing is changed."""
+        try:
+            params = as_meant(self._parameters(), params, self._names_not_meant)
+        except ValueError as error:
+            raise RuntimeError(str(error)) from error  # what Ikomia makes of an error in set_values
+        super().set_parameters(params)
 
     def get_progress_steps(self) -> int:
         """How far Studio's bar goes in one run."""
@@ -160,18 +178,21 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         parameters = self._parameters()
         image = self._image()
         prompts = self._prompts(parameters, image)
+        if not prompts:
+            check_search(parameters)
         segmenter = self._open_segmenter()
         self._progress.check()
-        if prompts:
-            candidates = segmenter.predict(
-                image,
-                prompts,
-                multimask_output=parameters.multimask_output,
-                mask_threshold=parameters.mask_threshold,
-                input_size_percent=parameters.input_size_percent,
-            )
-        else:
-            candidates = [self._everything(segmenter, image, parameters)]
+        with blamed_on_config(parameters.config_file):
+            if prompts:
+                candidates = segmenter.predict(
+                    image,
+                    prompts,
+                    multimask_output=parameters.multimask_output,
+                    mask_threshold=as_logit(parameters.mask_threshold),
+                    input_size_percent=parameters.input_size_percent,
+                )
+            else:
+                candidates = [self._everything(segmenter, image, parameters)]
         self._publish(candidates, parameters, image)
 
     def get_image_with_mask(self) -> np.ndarray:
@@ -180,7 +201,8 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
 
     def get_masks(self) -> list[Masks]:
         """The masks of the last run: one set, or with multimask_output and a prompt three, one for each candidate."""
-        return list(self._masks)
+        # Ikomia empties the outputs before each run: after one that failed nothing of an earlier image is left to be saved.
+        return list(self._masks) if self.get_output(1).is_data_available() else []
 
     def save_coco(self, path: str, file_name: str = "image", candidate: int = 0) -> None:
         """Write all masks of the last run with scores and boxes as a COCO JSON file.
@@ -197,11 +219,12 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         save_labels(path, self._candidate(candidate))
 
     def _candidate(self, index: int) -> Masks:
-        if not self._masks:
+        masks = self.get_masks()
+        if not masks:
             raise ValueError("There are no masks to save yet: run the workflow first.")
-        if index not in range(len(self._masks)):
-            raise ValueError(f"candidate is {index!r}; accepted is 0 to {len(self._masks) - 1} after the last run.")
-        return self._masks[index]
+        if index not in range(len(masks)):
+            raise ValueError(f"candidate is {index!r}; accepted is 0 to {len(masks) - 1} after the last run.")
+        return masks[index]
 
     def _parameters(self) -> Parameters:
         return self.get_param_object().values
@@ -209,7 +232,7 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
     def _image(self) -> np.ndarray:
         source = self.get_input(0)
         if not source.is_data_available():
-            raise ValueError("The input image is empty or missing.")
+            raise ValueError("The input image is empty or missing. Accepted is an image of one pixel or more.")
         return to_rgb8(source.get_image())
 
     def _prompts(self, parameters: Parameters, image: np.ndarray) -> prompting.Prompts:
@@ -227,18 +250,20 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         from infer_segment_anything_2.segmentation.segmenter import open_segmenter  # imports torch and sam2
 
         parameters = self._parameters()
+        check_files(parameters.model_weight_file, parameters.config_file)
         use_cuda = parameters.cuda and cuda_is_available()
         if parameters.cuda and not use_cuda and not self._warned_of_cuda:
             logger.warning("cuda: no CUDA device was found, the CPU computes instead.")
             self._warned_of_cuda = True
-        self._segmenter = open_segmenter(
-            parameters.model_name,
-            model_weight_file=parameters.model_weight_file,
-            config_file=parameters.config_file,
-            device="cuda" if use_cuda else "cpu",
-            apply_postprocessing=parameters.apply_postprocessing,
-            on_download=self._progress and self._progress.downloaded,
-        )
+        with blamed_on_config(parameters.config_file):
+            self._segmenter = open_segmenter(
+                parameters.model_name,
+                model_weight_file=parameters.model_weight_file,
+                config_file=parameters.config_file,
+                device="cuda" if use_cuda else "cpu",
+                apply_postprocessing=parameters.apply_postprocessing,
+                on_download=self._progress and self._progress.downloaded,
+            )
         return self._segmenter
 
     def _everything(self, segmenter, image: np.ndarray, parameters: Parameters) -> Masks:
@@ -250,14 +275,14 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
             points_per_batch=parameters.points_per_batch,
             pred_iou_thresh=parameters.iou_thresh,
             stability_score_thresh=parameters.stability_score_thresh,
-            stability_score_offset=parameters.stability_score_offset,
-            mask_threshold=parameters.mask_threshold,
+            stability_score_offset=as_logit(parameters.stability_score_offset),
+            mask_threshold=as_logit(parameters.mask_threshold),
             box_nms_thresh=parameters.box_nms_thresh,
             crop_n_layers=parameters.crop_n_layers,
             crop_nms_thresh=parameters.crop_nms_thresh,
             crop_overlap_ratio=parameters.crop_overlap_ratio,
             crop_n_points_downscale_factor=parameters.crop_n_points_downscale_factor,
-            min_mask_region_area=parameters.min_mask_region_area,
+            min_mask_region_area=min(parameters.min_mask_region_area, image.size),
             use_m2m=parameters.use_m2m,
             multimask_output=parameters.multimask_output,
         )

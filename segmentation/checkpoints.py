@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import sys
 import types
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -25,6 +26,7 @@ MIRROR_VARIABLE = "SAM2_CHECKPOINT_MIRROR"
 
 _HOST = "https://dl.fbaipublicfiles.com/segment_anything_2"
 _NETWORK_TIMEOUT = 60  # seconds without a single byte, not for the whole download
+_MOST_BYTES = 2 << 30  # of a checkpoint whose size is not known
 
 Progress = Callable[[int, int | None], None]
 """Called with (bytes done, bytes in total, or None where the server does not say)."""
@@ -123,6 +125,28 @@ CATALOGUE: dict[str, Checkpoint] = {
 MODEL_NAMES: tuple[str, ...] = tuple(CATALOGUE)
 
 
+def shown(path: Path | str) -> str:
+    """A path as it stands in an error message: cut where it is long, what does not print escaped (Ikomia ends it at a NUL)."""
+    text = str(path)
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= 300 else f"{text[:140]}…{text[-140:]}"
+
+
+def fault_of_file(path: Path) -> str:
+    """Why `path` cannot be read as a file, as the end of a sentence that begins with it; empty if it can."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "does not exist"
+    except (OSError, ValueError) as error:  # no permission, a name that is too long, a NUL in it
+        return f"cannot be opened ({getattr(error, 'strerror', None) or error})"
+    if stat.S_ISDIR(mode):
+        return "is a folder"
+    if not stat.S_ISREG(mode):  # a pipe or a device, of which reading may never end
+        return "is no ordinary file"
+    return "" if os.access(path, os.R_OK) else "may not be read"
+
+
 def catalogue_entry(model_name: str) -> Checkpoint:
     """The catalogue's entry; ValueError for an unknown name."""
     try:
@@ -130,6 +154,12 @@ def catalogue_entry(model_name: str) -> Checkpoint:
     except KeyError:
         accepted = ", ".join(MODEL_NAMES)
         raise ValueError(f"model_name {model_name!r} is unknown. Accepted: {accepted}.") from None
+
+
+def is_of_the_catalogue(path: Path) -> bool:
+    """Whether a file lies where a checkpoint of the catalogue is looked for, as opposed to one's own."""
+    names = {f"{name}.pt" for name in MODEL_NAMES}
+    return path.name in names and path.absolute().parent in (MODELS_FOLDER, _hub_folder())
 
 
 def find_checkpoint(model_name: str) -> Path | None:
@@ -141,12 +171,12 @@ def find_checkpoint(model_name: str) -> Path | None:
     """
     checkpoint = catalogue_entry(model_name)
     bundled = MODELS_FOLDER / f"{model_name}.pt"
-    if bundled.is_file() and _is_whole(bundled, checkpoint):
+    if not fault_of_file(bundled) and _is_whole(bundled, checkpoint):
         return bundled
     if checkpoint.url is None:
         return None
     cached = _hub_path(checkpoint.url)
-    return cached if cached.is_file() and _is_whole(cached, checkpoint) else None
+    return cached if not fault_of_file(cached) and _is_whole(cached, checkpoint) else None
 
 
 def checkpoint_state(model_name: str) -> str:
@@ -165,7 +195,8 @@ def fetch_checkpoint(model_name: str, on_progress: Progress | None = None) -> Pa
 
     Args:
         model_name: a name of the catalogue.
-        on_progress: called after every chunk of a download. It may raise to cancel: nothing partial is left,
+        on_progress: called after every chunk of a download, and, with (0, None), again and again while another
+            process downloads the same file. It may raise to cancel: nothing partial is left,
             and the exception reaches the caller as it is, unless it is an OSError, RuntimeError or
             ValueError, which count as failures of the download.
 
@@ -182,18 +213,21 @@ def fetch_checkpoint(model_name: str, on_progress: Progress | None = None) -> Pa
             f"{MODELS_FOLDER / model_name}.pt, which comes with the plugin, is missing or damaged. "
             "Install the plugin again."
         )
-    url = os.environ.get(MIRROR_VARIABLE, _HOST).rstrip("/") + checkpoint.url.removeprefix(_HOST)
+    host = os.environ.get(MIRROR_VARIABLE, "").strip().rstrip("/") or _HOST
+    url = host + checkpoint.url.removeprefix(_HOST)
     target = _hub_path(checkpoint.url)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _one_process_at_a_time(target):
+        with _one_process_at_a_time(target, on_progress):
             found = find_checkpoint(model_name)  # another process may have brought it meanwhile
             if found is not None:
                 return found
+            if target.is_dir():  # what is moved there would land inside it
+                raise OSError("there is a folder in its place")
             logger.info("Downloading %s to %s", url, target)
             _remove_partial_files(target)
             try:
-                _download(url, target, checkpoint.sha256, on_progress)
+                _download(url, target, checkpoint, on_progress)
             finally:
                 _remove_partial_files(target)
             if not _is_whole(target, checkpoint):
@@ -223,14 +257,18 @@ def _is_whole(path: Path, checkpoint: Checkpoint) -> bool:
 
 
 def _hub_path(url: str) -> Path:
+    return _hub_folder() / url.rpartition("/")[2]
+
+
+def _hub_folder() -> Path:
     import torch.hub
 
-    return Path(torch.hub.get_dir()).absolute() / "checkpoints" / url.rpartition("/")[2]
+    return Path(torch.hub.get_dir()).absolute() / "checkpoints"
 
 
 @contextmanager
-def _one_process_at_a_time(target: Path) -> Iterator[None]:
-    """Hold the lock on `target`, which the system lets go of when a process is killed."""
+def _one_process_at_a_time(target: Path, on_wait: Progress | None) -> Iterator[None]:
+    """Hold the lock on `target`, which the system lets go of when a process is killed. Its file goes with it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(f"{target}.lock")
@@ -238,10 +276,18 @@ def _one_process_at_a_time(target: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         logger.info("Another process is downloading %s: waiting for it.", target)
-        lock.acquire()
+        while not lock.is_locked:
+            if on_wait is not None:
+                on_wait(0, None)
+            with suppress(Timeout):
+                lock.acquire(timeout=0.2)
     try:
         yield
     finally:
+        # While the lock is held, so that it is this one's. Who has just opened the file and gets the lock of a file that is
+        # no more finds the checkpoint in place. Windows removes no open file: there filelock does it.
+        with suppress(OSError):
+            os.unlink(lock.lock_file)
         lock.release()
 
 
@@ -251,8 +297,8 @@ def _remove_partial_files(target: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _download(url: str, target: Path, sha256: str | None, on_progress: Progress | None) -> None:
-    """torch.hub.download_url_to_file with what it lacks: a network timeout, progress, word of a short read.
+def _download(url: str, target: Path, checkpoint: Checkpoint, on_progress: Progress | None) -> None:
+    """torch.hub.download_url_to_file with what it lacks: a network timeout, progress, word of a short or an endless read.
 
     Its own code runs over a copy of its module's names in which `urlopen` is ours. The other ways to a
     timeout, socket.setdefaulttimeout and a patched torch.hub, would reach into every other thread of the
@@ -262,8 +308,13 @@ def _download(url: str, target: Path, sha256: str | None, on_progress: Progress 
 
     def open_with_timeout(request: urllib.request.Request) -> object:
         response = urllib.request.urlopen(request, timeout=_NETWORK_TIMEOUT)
-        length = response.headers.get("Content-Length")
-        total = int(length) if length else None
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else None
+        if total is None:
+            del response.headers["Content-Length"]  # torch.hub fails at one that is no number
+        most = checkpoint.bytes or _MOST_BYTES
+        if total is not None and total > most:
+            raise OSError(f"the server offers {total} bytes, more than the {most} that the checkpoint can have")
         done = 0
         read = getattr(
             response, "read1", response.read
@@ -275,6 +326,8 @@ def _download(url: str, target: Path, sha256: str | None, on_progress: Progress 
             done += len(chunk)
             if not chunk and total is not None and done < total:
                 raise ContentTooShortError(f"the connection ended after {done} of {total} bytes", None)
+            if done > most:
+                raise OSError(f"the server sends more than the {most} bytes that the checkpoint can have")
             if chunk and on_progress is not None:
                 on_progress(done, total)
             return chunk
@@ -286,10 +339,11 @@ def _download(url: str, target: Path, sha256: str | None, on_progress: Progress 
     names = {**original.__globals__, "urlopen": open_with_timeout}
     download = types.FunctionType(original.__code__, names, argdefs=original.__defaults__)
     # A bar is for a person at a terminal; without one, stderr may be a log file or (Studio) not exist at all.
-    download(url, str(target), hash_prefix=sha256, progress=sys.stderr is not None and sys.stderr.isatty())
+    download(url, str(target), hash_prefix=checkpoint.sha256, progress=sys.stderr is not None and sys.stderr.isatty())
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, HTTPError):
-        return f"the server answered {error.code} ({error.reason})"
-    return str(error.reason if isinstance(error, URLError) else error) or type(error).__name__
+        return f"the server answered {error.code} ({' '.join(str(error.reason).split())})"
+    text = str(error.reason if isinstance(error, URLError) else error) or type(error).__name__
+    return " ".join(text.split())  # some have several lines

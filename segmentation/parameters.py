@@ -7,6 +7,7 @@ Studio, `set_parameters`) every value is text; inside it is typed.
 from __future__ import annotations
 
 import ctypes
+import difflib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -30,6 +31,12 @@ from .checkpoints import MODEL_NAMES
 
 #: Parameter names of the published plugin, still read and written so that its workflows load.
 ALIASES = {"iou_thres": "iou_thresh"}
+
+#: Grid points of one search, all crops together: what takes days, gigabytes, or never ends is refused instead of begun.
+MOST_GRID_POINTS = 1_000_000
+
+#: No logit of a model is greater: masks cut here are as empty, or as full, as masks cut farther out.
+MOST_LOGIT = 1e30
 
 MODEL, PROMPT, AUTOMATIC, ADVANCED, OUTPUT = "Model", "Prompt", "Automatic mode", "Advanced", "Output"
 
@@ -60,6 +67,13 @@ def _known_model(name: str) -> str:
 
 def _none_from_text(value: Any) -> Any:
     return None if isinstance(value, str) and value.lower() in ("none", "") else value
+
+
+def _empty_from_none(value: Any) -> Any:
+    return "" if value is None or (isinstance(value, str) and value.strip() == "None") else value
+
+
+FileName = Annotated[str, BeforeValidator(_empty_from_none)]
 
 
 def _parsed_by(parse: Callable[[str], Any]) -> BeforeValidator:
@@ -108,14 +122,14 @@ class Parameters(BaseModel):
         "trying out.",
         "one of " + ", ".join(MODEL_NAMES),
     )
-    model_weight_file: str = _declare(
+    model_weight_file: FileName = _declare(
         "",
         MODEL,
         "Own weights",
         "A .pt file of your own, such as a fine-tuned SAM 2; it is used instead of the download of model_name.",
         "the path of a file, or empty",
     )
-    config_file: str = _declare(
+    config_file: FileName = _declare(
         "",
         MODEL,
         "Config of own weights",
@@ -384,6 +398,34 @@ def label_fault(parameters: Parameters) -> str:
     return ""
 
 
+def as_logit(threshold: float) -> float:
+    """A threshold that float32 holds, and that stays finite when an offset is added to it, with the same masks."""
+    return min(max(threshold, -MOST_LOGIT), MOST_LOGIT)
+
+
+def check_search(parameters: Parameters) -> None:
+    """Refuse a search that would not end, or whose grid would not fit into memory.
+
+    Raises:
+        ValueError: more grid points than `MOST_GRID_POINTS` in all crops together.
+    """
+    side, layers = parameters.points_per_side, parameters.crop_n_layers
+    grids = prompts.parse_point_grids(parameters.point_grids)
+    points = 0
+    for layer in range(layers + 1):
+        if grids is None:
+            in_one_crop = max(side // parameters.crop_n_points_downscale_factor**layer, 1) ** 2
+        else:
+            in_one_crop = len(grids[min(layer, len(grids) - 1)])
+        points += 4**layer * in_one_crop
+        if points > MOST_GRID_POINTS:
+            grid = f"points_per_side: {prompts.short(side)}" if grids is None else "point_grids"
+            raise ValueError(
+                f"{grid} with crop_n_layers: {prompts.short(layers)} makes more than {MOST_GRID_POINTS} points to ask "
+                "the model at; accepted is fewer points per side, such as 32, or fewer crop layers, such as 1."
+            )
+
+
 def to_text(parameters: Parameters) -> dict[str, str]:
     """All parameters as text, aliases included, for Ikomia's wire."""
     values = {name: str(value) for name, value in parameters}
@@ -418,6 +460,40 @@ def update(current: Parameters, values: Mapping[str, Any]) -> Parameters:
     return new
 
 
+def as_meant(current: Parameters, values: Mapping[str, str], lost: dict[str, str]) -> dict[str, str]:
+    """What a caller meant by `values`, his own text, to which nothing of Ikomia's was added.
+
+    A copy of all values in which one was changed holds both names of a parameter, with different values. Left out is the one
+    that was not meant: it was left out before, as when the same copy is set again, or it has the current value.
+
+    Args:
+        current: the values before.
+        values: text by name.
+        lost: what was left out before, by name; kept up to date.
+
+    Raises:
+        ValueError: a name that no parameter has, which Ikomia itself passes over in silence.
+    """
+    known = [*DECLARATION, *ALIASES]
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1, 0.7)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise ValueError(
+                f"{prompts.short(name)[1:-1]}: there is no such parameter{hint}; accepted are {', '.join(known)}."
+            )
+    meant = dict(values)
+    for alias, name in ALIASES.items():
+        if alias in values and name in values and values[alias] != values[name]:
+            as_before = str(getattr(current, name))
+            left_out = [n for n in (alias, name) if values[n] == lost.get(n)] or [
+                n for n in (alias, name) if values[n] == as_before
+            ]
+            if left_out:
+                lost[left_out[0]] = meant.pop(left_out[0])
+    return meant
+
+
 def _validated(values: Mapping[str, Any], shown_as: Mapping[str, str] | None = None) -> Parameters:
     try:
         return Parameters(**values)
@@ -433,5 +509,7 @@ def _explain(error: Any, shown_as: Mapping[str, str]) -> str:
     if name not in DECLARATION:
         return f"{name}: there is no such parameter; accepted are {', '.join(DECLARATION)}."
     if error["type"] == "value_error" and type_name(name) == "JSON":
-        return str(error["ctx"]["error"])  # the parsers in prompts.py say which entry and why
+        said = str(error["ctx"]["error"])
+        if said.startswith(name):  # the parsers in prompts.py say which entry and why
+            return said
     return f"{shown_as.get(name, name)}: {prompts.short(error['input'])} is not accepted; accepted is {accepted(name)}."

@@ -7,6 +7,7 @@ a prompt. Every refusal is a :class:`ValueError` that names the parameter, the e
 from __future__ import annotations
 
 import json
+import math
 import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,11 @@ BOX_FORM = "[x0, y0, x1, y1] or a list of them, in pixels of the original image"
 LABEL_FORM = "1 (foreground), 0 (background) or a list of them"
 GRID_FORM = "one list of [x, y] per crop layer, each coordinate from 0 to 1"
 
+#: Longer text is refused before it is read: 50 MB of JSON take a minute and gigabytes.
+MOST_CHARACTERS = 1_000_000
+#: Points of one object see one another in the mask decoder, which takes memory and time with their square.
+MOST_ENTRIES = 10_000
+
 
 _repr = reprlib.Repr()
 _repr.maxstring = 80
@@ -27,7 +33,10 @@ _repr.maxstring = 80
 
 def short(value: Any) -> str:
     """`value` as it stands in an error message: its repr, cut where it is long or deeply nested."""
-    return _repr.repr(value)
+    try:
+        return _repr.repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def _load_json(name: str, text: str, form: str) -> Any:
@@ -35,6 +44,10 @@ def _load_json(name: str, text: str, form: str) -> Any:
     text = text.strip()
     if text in ("", "None"):
         return None
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(
+            f"{name}: {short(text)} has {len(text)} characters; accepted is {form}, in {MOST_CHARACTERS} characters at most."
+        )
     try:
         value = json.loads(text.replace(",)", "]").replace("(", "[").replace(")", "]"))
     except (ValueError, RecursionError) as error:
@@ -51,13 +64,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _rows(name: str, value: Any, width: int, form: str) -> npt.NDArray[np.float64]:
+def _rows(name: str, value: Any, width: int, form: str, at_most: float = math.inf) -> npt.NDArray[np.float64]:
     """`value` as (N, width) float64: one row of numbers, or a list of rows; (0, width) for None."""
     rows = [] if value is None else value
     if not isinstance(rows, list):
         raise ValueError(f"{name}: {short(value)} is not a list; accepted is {form}.")
     if rows and all(_is_number(v) for v in rows):
         rows = [rows]
+    if len(rows) > at_most:
+        raise ValueError(f"{name}: {len(rows)} entries are too many; accepted is {form}, {at_most} of them at most.")
     for i, row in enumerate(rows, start=1):
         if not isinstance(row, list) or len(row) != width or not all(_is_number(v) for v in row):
             raise ValueError(f"{name}: entry {i}, {short(row)}, does not hold {width} numbers; accepted is {form}.")
@@ -69,7 +84,7 @@ def _rows(name: str, value: Any, width: int, form: str) -> npt.NDArray[np.float6
 def parse_points(text: str) -> npt.NDArray[np.float32]:
     """Points of the parameter input_point: (N, 2) float32, x and y in pixels of the original image; (0, 2) for none."""
     value = _load_json("input_point", text, POINT_FORM)
-    return _rows("input_point", value, 2, POINT_FORM).astype(np.float32)
+    return _rows("input_point", value, 2, POINT_FORM, MOST_ENTRIES).astype(np.float32)
 
 
 def parse_boxes(text: str) -> npt.NDArray[np.float32]:
@@ -79,7 +94,7 @@ def parse_boxes(text: str) -> npt.NDArray[np.float32]:
         ValueError: also for a box without area, whatever the image.
     """
     value = _load_json("input_box", text, BOX_FORM)
-    corners = _rows("input_box", value, 4, BOX_FORM).astype(np.float32).reshape(-1, 2, 2)
+    corners = _rows("input_box", value, 4, BOX_FORM, MOST_ENTRIES).astype(np.float32).reshape(-1, 2, 2)
     for i, box in enumerate(corners, start=1):
         if (box[0] == box[1]).any():
             raise ValueError(f"input_box: entry {i}, {_listed(box.ravel())}, has no area; accepted is {BOX_FORM}.")
