@@ -126,7 +126,10 @@ MODEL_NAMES: tuple[str, ...] = tuple(CATALOGUE)
 
 
 def shown(path: Path | str) -> str:
-    """A path as it stands in an error message: cut where it is long, what does not print escaped (Ikomia ends it at a NUL)."""
+    """A path, or what a server said, as it stands in an error message: cut where it is long, what does not print escaped.
+
+    Ikomia ends a message at a NUL.
+    """
     text = str(path)
     text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= 300 else f"{text[:140]}…{text[-140:]}"
@@ -344,6 +347,6 @@ def _download(url: str, target: Path, checkpoint: Checkpoint, on_progress: Progr
 
 def _reason(error: Exception) -> str:
     if isinstance(error, HTTPError):
-        return f"the server answered {error.code} ({' '.join(str(error.reason).split())})"
+        return f"the server answered {error.code} ({shown(' '.join(str(error.reason).split()))})"
     text = str(error.reason if isinstance(error, URLError) else error) or type(error).__name__
-    return " ".join(text.split())  # some have several lines
+    return shown(" ".join(text.split()))  # some have several lines, some what a server sent in place of HTTP
