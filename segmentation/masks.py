@@ -28,8 +28,28 @@ def encode(mask: npt.NDArray[np.bool_]) -> RLE:
 
 
 def decode(rle: RLE) -> npt.NDArray[np.bool_]:
-    """The mask (H, W) bool of a COCO run-length encoding."""
-    return coco.decode(rle).view(bool)
+    """The mask (H, W) bool of a COCO run-length encoding.
+
+    As pycocotools' own decode, which warns of itself where numpy is 2 (pycocotools 2.0.11), and takes three times as long for
+    a photograph.
+    """
+    lengths = _run_lengths(rle["counts"])
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(rle["size"], order="F")
+
+
+def _run_lengths(counts: bytes) -> npt.NDArray[np.int64]:
+    """How many pixels are off, on, off and so on, down the columns, of COCO's compressed counts (rleFrString of its maskApi.c):
+    five bits a character, the last of a number without the sixth; from the fourth number on less the one two before."""
+    characters = np.frombuffer(counts, np.uint8).astype(np.int64) - ord("0")
+    last = np.flatnonzero(characters < 32)
+    first = np.concatenate([[0], last[:-1] + 1])
+    sizes = last - first + 1
+    shifts = 5 * (np.arange(len(characters)) - np.repeat(first, sizes))
+    lengths = np.add.reduceat((characters & 31) << shifts, first)
+    lengths -= np.where(characters[last] & 16, 1 << 5 * sizes, 0)  # its highest bit is the sign
+    lengths[1::2] = lengths[1::2].cumsum()
+    lengths[2::2] = lengths[2::2].cumsum()
+    return lengths
 
 
 @dataclass(frozen=True)
