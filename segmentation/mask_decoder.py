@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -135,30 +134,35 @@ class PointDecoder:
         hyper = torch.stack(
             [mlp(tokens[:, at + 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
         )
-        least = -np.inf if iou_above is None else iou_above
-        found = [self._masks(*of_point, multimask_output, least) for of_point in zip(places, hyper, ious, strict=True)]
+        found = [
+            self._masks(*of_point, multimask_output, iou_above) for of_point in zip(places, hyper, ious, strict=True)
+        ]
         return torch.cat([logits for logits, _ in found]), torch.cat([iou for _, iou in found])
 
     def _masks(
-        self, places: Tensor, hyper: Tensor, ious: Tensor, multimask_output: bool, least: float
+        self, places: Tensor, hyper: Tensor, ious: Tensor, multimask_output: bool, iou_above: float | None
     ) -> tuple[Tensor, Tensor]:
-        """Logits (K, 4 h, 4 w) and IoUs (K,) of one point: those of its masks whose IoU is above `least`."""
+        """Logits (K, 4 h, 4 w) and IoUs (K,) of one point: those of its masks whose IoU is above `iou_above`."""
+
+        def good(ious: Tensor) -> Tensor:  # an IoU that is not a number is above none
+            return torch.ones_like(ious, dtype=torch.bool) if iou_above is None else ious > iou_above
+
         if multimask_output:
-            wanted = 1 + torch.nonzero(ious[1:] > least)[:, 0]
+            wanted = 1 + torch.nonzero(good(ious[1:]))[:, 0]
         elif self._decoder.dynamic_multimask_via_stability:
             # Mask 0, or where it is not stable the best of the others: known only when both are there.
             wanted = torch.stack([torch.zeros_like(best := 1 + ious[1:].argmax()), best])
-            if not (ious[wanted] > least).any():
+            if not good(ious[wanted]).any():
                 wanted = wanted[:0]
         else:
-            wanted = torch.nonzero(ious[:1] > least)[:, 0]
+            wanted = torch.nonzero(good(ious[:1]))[:, 0]
         if not len(wanted):
             return places.new_zeros(0, *(4 * side for side in self._hw)), ious[:0]
         logits, ious = self._upscale(places, hyper[wanted]), ious[wanted]
         if not multimask_output and self._decoder.dynamic_multimask_via_stability:
             logits, ious = self._decoder._dynamic_multimask_via_stability(logits[None], ious[None])
             logits, ious = logits[0], ious[0]
-            keep = ious > least
+            keep = good(ious)
             logits, ious = logits[keep], ious[keep]
         return logits, ious
 
