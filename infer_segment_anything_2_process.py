@@ -22,6 +22,7 @@ from infer_segment_anything_2.segmentation.masks import (
     overlay,
     ranked,
 )
+from infer_segment_anything_2.segmentation.memory import memory_errors
 from infer_segment_anything_2.segmentation.model_loader import blamed_on_config, check_files
 from infer_segment_anything_2.segmentation.parameters import (
     Parameters,
@@ -164,8 +165,9 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         self._stop_requested = False
         self._progress = progress = StudioProgress(self)
         try:
-            self.begin_task_run()
-            self._segment()
+            with memory_errors():
+                self.begin_task_run()
+                self._segment()
         except StopRequested:
             logger.info("Stopped by the user.")
         finally:

@@ -21,6 +21,7 @@ from pycocotools import mask as coco
 
 from .mask_decoder import MASK_INPUT_LIMIT, PointDecoder
 from .masks import Masks, decode, encode
+from .memory import GPUMemoryError
 from .model_loader import sam2_imports, without_deprecations
 from .run_lengths import UpscaledMask, area, to_rle
 
@@ -52,16 +53,6 @@ CPU_POINTS_PER_BATCH = 16
 
 #: Pixels of masks that a GPU measures at once; each takes some 6 bytes there meanwhile.
 GPU_PIXELS_AT_ONCE = 1 << 26
-
-
-class GPUMemoryError(MemoryError):
-    """The GPU has no memory for the least that has to be computed at once."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The memory of the GPU ran out, even for one object at a time. Close other programs that use it, choose a smaller "
-            "model (model_name), or set cuda to False."
-        )
 
 
 @dataclass(frozen=True)
@@ -166,7 +157,8 @@ class MaskGenerator(SAM2AutomaticMaskGenerator):
             return Masks(image_hw, [], empty, empty)
         if len(crops) > 1:
             # Smaller crops see their objects larger: their masks win.
-            data.filter(self._nms(data, 1 / box_area(data["crop_boxes"].to(data["boxes"])), self.crop_nms_thresh))
+            area_of_crop = box_area(data["crop_boxes"].to(data["boxes"])).float()  # not torch's default dtype
+            data.filter(self._nms(data, 1 / area_of_crop, self.crop_nms_thresh))
         if self.settings.min_mask_region_area > 0:
             self._remove_small_regions(data)
         return Masks(
@@ -285,7 +277,7 @@ class MaskGenerator(SAM2AutomaticMaskGenerator):
         at_once = max(GPU_PIXELS_AT_ONCE // (im_size[0] * im_size[1]), 1)
         for start in range(0, len(logits), at_once):
             masks = self.predictor.upscale(logits[start : start + at_once, None], im_size)[:, 0]
-            stability.append((masks > high).sum((1, 2)) / (masks > low).sum((1, 2)))
+            stability.append((masks > high).sum((1, 2)).float() / (masks > low).sum((1, 2)).float())
             boxes.append(batched_mask_to_box(masks > self.mask_threshold))
         data = MaskData(
             boxes=torch.cat(boxes), iou_preds=iou_preds, stability_score=torch.cat(stability), logits=logits
@@ -327,5 +319,5 @@ class MaskGenerator(SAM2AutomaticMaskGenerator):
             rles.append(encode(mask) if changed else rle)
             boxes.append(batched_mask_to_box(torch.as_tensor(np.ascontiguousarray(mask))[None])[0])
         data["rles"], data["boxes"] = rles, torch.stack(boxes).to(data["boxes"].device)
-        scores = torch.tensor(unchanged, device=data["boxes"].device)
+        scores = torch.tensor(unchanged, dtype=torch.float32, device=data["boxes"].device)
         data.filter(self._nms(data, scores, max(self.box_nms_thresh, self.crop_nms_thresh)))

@@ -26,16 +26,19 @@ import torch.nn.functional as F
 from .checkpoints import CATALOGUE, fetch_checkpoint
 from .image_encoder import LeanImageEncoder
 from .images import resize_percent
-from .mask_generator import AutomaticSettings, GPUMemoryError, MaskGenerator, Progress
+from .mask_generator import AutomaticSettings, MaskGenerator, Progress
 from .masks import Masks, encode
+from .memory import GPUMemoryError, memory_errors
 from .model_loader import load_model, sam2_imports, without_deprecations
 from .prompts import Prompts
-from .threads import free_cores
+from .surroundings import own_settings
+from .threads import free_cores, free_in_children, one_thread_after_fork
 
 with sam2_imports():
     from sam2.modeling.sam2_base import SAM2Base
     from sam2.sam2_image_predictor import SAM2ImagePredictor
     from sam2.utils.transforms import SAM2Transforms
+from torchvision.transforms import Normalize, Resize
 
 #: Image embeddings kept per model, and the bytes that they may take together (one of a released model is 16 MB).
 KEPT_EMBEDDINGS = 8
@@ -47,6 +50,11 @@ MOST_OBJECTS_AT_ONCE = 64
 
 class _LowResolution(SAM2Transforms):
     """Leaves masks at the decoder's resolution, so that only those that are kept are brought to the image's size."""
+
+    def __init__(self, resolution: int, mask_threshold: float) -> None:
+        super().__init__(resolution, mask_threshold)
+        # Not compiled as sam2 does it: TorchScript rounds mean and std to torch's default dtype.
+        self.transforms = torch.nn.Sequential(Resize((resolution, resolution)), Normalize(self.mean, self.std))
 
     def postprocess_masks(self, masks: torch.Tensor, orig_hw: tuple[int, int]) -> torch.Tensor:
         return masks
@@ -104,7 +112,10 @@ class ImagePredictor(SAM2ImagePredictor):
 
     def _encode(self, image: npt.NDArray[np.uint8]) -> dict[str, Any]:
         self.encoded += 1
-        pixels = self._transforms(np.ascontiguousarray(image))[None].to(self.device)
+        # As torchvision's ToTensor, but float32 whatever torch's default is, and with one array of the image's size less.
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        pixels = self._transforms.transforms(pixels)[None].to(self.device)
         features = self._feature_maps(pixels)
         if self.model.directly_add_no_mem_embed:
             features[-1] = features[-1] + self.model.no_mem_embed
@@ -152,18 +163,22 @@ class Segmenter:
     """
 
     def __init__(self, model: SAM2Base) -> None:
-        self.predictor = ImagePredictor(model)
-        self._turn = threading.Lock()
+        with one_thread_after_fork(), own_settings():
+            self.predictor = ImagePredictor(model)
+        self._turn = free_in_children(threading.Lock())
 
     @contextmanager
     def _running(self) -> Iterator[Callable[[], None]]:
-        """One caller at a time, in the precision of the device whatever autocast the caller has on: bfloat16 on a GPU
-        that has it (sam2's own recommendation), float32 elsewhere. Gives what :func:`.threads.free_cores` gives."""
+        """One caller at a time, in the precision of the device whatever the caller has set: bfloat16 on a GPU that has it
+        (sam2's own recommendation), float32 elsewhere. Gives what :func:`.threads.free_cores` gives."""
         device = self.predictor.device.type
         use_bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
         with (
+            memory_errors(),
             self._turn,
+            one_thread_after_fork(),
             free_cores() as look_again,
+            own_settings(),
             torch.inference_mode(),
             torch.autocast(device, torch.bfloat16, enabled=use_bfloat16),
         ):
@@ -281,7 +296,7 @@ def _enlarged(mask: npt.NDArray[np.bool_], image_hw: tuple[int, int]) -> npt.NDA
 
 
 _open: WeakValueDictionary[tuple, Segmenter] = WeakValueDictionary()
-_opening = threading.Lock()
+_opening = free_in_children(threading.Lock())
 
 
 def open_segmenter(
@@ -308,16 +323,16 @@ def open_segmenter(
         ValueError: an unknown model name, an unsafe or broken config.
         CheckpointError: a checkpoint that cannot be downloaded or read.
     """
+    # Not under the lock: who needs no download does not wait for one. Two that need the same download once.
+    weights = Path(model_weight_file).expanduser() if model_weight_file else fetch_checkpoint(model_name, on_download)
+    config = str(Path(config_file).expanduser()) if config_file else CATALOGUE[model_name].config
     with _opening:  # two tasks that start together load once
-        if model_weight_file:
-            weights = Path(model_weight_file).expanduser()
-        else:
-            weights = fetch_checkpoint(model_name, on_download)
-        config = str(Path(config_file).expanduser()) if config_file else CATALOGUE[model_name].config
         key = (_identity(weights), config, _identity(Path(config)), device, apply_postprocessing)
         segmenter = _open.get(key)
         if segmenter is None:
-            segmenter = Segmenter(load_model(weights, config, device, apply_postprocessing))
+            with memory_errors(), one_thread_after_fork(), own_settings():
+                model = load_model(weights, config, device, apply_postprocessing)
+                segmenter = Segmenter(model)
             _open[key] = segmenter
         return segmenter
 

@@ -5,9 +5,52 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
+from weakref import WeakSet
+
+#: The thread that a forked process began with: what it was in the process that it was forked from, it goes on being.
+_forked_thread: int | None = None
+_locks: WeakSet = WeakSet()
+Lock = TypeVar("Lock")
+
+
+def free_in_children(lock: Lock) -> Lock:
+    """`lock`, a threading.Lock or RLock, which a forked process finds free: who held it is not there to let go of it."""
+    _locks.add(lock)
+    return lock
+
+
+def _after_fork() -> None:
+    global _forked_thread
+    _forked_thread = threading.get_ident()
+    for lock in _locks:
+        lock._at_fork_reinit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextmanager
+def one_thread_after_fork() -> Iterator[None]:
+    """Let torch compute on one thread in the body of this context where it would otherwise wait forever: GNU's OpenMP keeps the
+    threads that its caller computes with, and a forked process has them no more. Other threads of that process get their own.
+    """
+    if _forked_thread != threading.get_ident():
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
