@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checkpoints import CATALOGUE, CheckpointError, fault_of_file, is_of_the_catalogue, shown
+from .memory import as_memory_error, memory_errors
 from .prompts import short
-from .threads import free_in_children
+from .threads import free_in_children, one_thread_after_fork
 
 if TYPE_CHECKING:
     from sam2.modeling.sam2_base import SAM2Base
@@ -33,6 +34,7 @@ _MAX_CONFIG_VALUES = 10_000  # the released ones have 350; a list of 50,000 take
 _MAX_CONFIG_SCALAR = 1_000  # a base-60 integer as long as the file takes PyYAML minutes
 # Only the modules that hold models: importing another one can have effects (sam2.benchmark runs a benchmark).
 _TARGET = re.compile(r"(?P<module>sam2\.(?:modeling(?:\.\w+)+|sam2_\w+))\.(?P<name>[A-Za-z]\w*)", re.ASCII)
+_MAX_WEIGHTS_BYTES = 16 << 30  # the largest released ones have 898 MB, some four times that with an optimizer's state
 _ACCEPTED_WEIGHTS = "the path of a .pt file with the weights of a SAM 2 model, or empty"
 _ACCEPTED_CONFIG = (
     "the path of a YAML file, a config of the sam2 package such as configs/sam2/sam2_hiera_s.yaml, or empty"
@@ -107,12 +109,16 @@ def load_model(weights: Path, config: str, device: str, apply_postprocessing: bo
     Raises:
         ValueError: the config is missing, is no SAM 2 config, or is unsafe (see `read_config`).
         CheckpointError: the weights are missing, damaged, unsafe or of another architecture.
+        MemoryError: there is no memory for them.
     """
-    state = _read_weights(weights)
-    model = _build(config, apply_postprocessing)
-    _check_fit(state, model, weights, config)
-    model.load_state_dict(state)  # copies into float32 parameters
-    return model.to(device).eval()
+    from .surroundings import own_settings  # imports torch
+
+    with memory_errors(), one_thread_after_fork(), own_settings():
+        state = _read_weights(weights)
+        model = _build(config, apply_postprocessing)
+        _check_fit(state, model, weights, config)
+        model.load_state_dict(state)  # copies into float32 parameters
+        return model.to(device).eval()
 
 
 def read_config(config: str) -> dict[str, Any]:
@@ -296,6 +302,8 @@ def _build(config: str, apply_postprocessing: bool) -> SAM2Base:
         with _without_initial_weights(), torch.random.fork_rng(devices=[]):
             return instantiate(tree["model"], **(_POSTPROCESSING if apply_postprocessing else {}))
     except Exception as error:  # Hydra's, OmegaConf's, and what the constructors raise of themselves
+        if as_memory_error(error):
+            raise as_memory_error(error) from error
         raise ValueError(
             f"config_file {shown(config)} describes no model that sam2 can build: {_in_short(error)}. "
             "Accepted: a YAML file like those in sam2/configs."
@@ -331,7 +339,9 @@ def _read_weights(weights: Path) -> dict[str, Tensor]:
         raise _refused(weights, "is cut off or no checkpoint: it is not a complete torch.save file")
     try:
         damaged = _damaged_part(weights)
-        content = None if damaged else torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
+        # Of an archive that was packed again, torch would map the packed bytes and take them for weights.
+        mmap = not _is_packed(weights)
+        content = None if damaged else torch.load(weights, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if "global" not in str(error).lower():
             raise _refused(weights, "is damaged or no checkpoint: torch cannot read it") from error
@@ -341,6 +351,8 @@ def _read_weights(weights: Path) -> dict[str, Tensor]:
             "trust it, write the tensors alone with torch.save({'model': model.state_dict()}, …)",
         ) from error
     except Exception as error:  # a damaged archive can make torch.load raise anything
+        if as_memory_error(error):
+            raise as_memory_error(error) from error
         raise _refused(weights, "is damaged or no checkpoint: torch cannot read it") from error
     if damaged:
         raise _refused(weights, f"is damaged: what it holds as {shown(damaged)} is not what was written")
@@ -369,6 +381,11 @@ def _named_object(error: Exception) -> str:
     return f" ({match[1]})" if match else ""
 
 
+def _is_packed(weights: Path) -> bool:
+    with zipfile.ZipFile(weights) as archive:
+        return any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist())
+
+
 def _damaged_part(weights: Path) -> str | None:
     """The name of a part of a torch.save file that differs from its checksum, which torch itself does not compare.
 
@@ -376,8 +393,15 @@ def _damaged_part(weights: Path) -> str | None:
     """
     with zipfile.ZipFile(weights) as archive, weights.open("rb") as file:
         buffer = memoryview(bytearray(1 << 20))
+        if sum(part.file_size for part in archive.infolist()) > _MAX_WEIGHTS_BYTES:
+            raise ValueError("a few kilobytes can unpack to more than the memory holds")
         for part in archive.infolist():
-            if part.CRC == 0 or part.compress_type != zipfile.ZIP_STORED:  # 0: torch was told to write no checksums
+            if part.CRC == 0:  # torch was told to write no checksums
+                continue
+            if part.compress_type != zipfile.ZIP_STORED:
+                with archive.open(part) as unpacked:
+                    while unpacked.readinto(buffer):
+                        pass
                 continue
             file.seek(part.header_offset)
             name_length, extra_length = struct.unpack("<HH", file.read(30)[26:])
