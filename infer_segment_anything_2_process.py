@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from ikomia import core, dataprocess
@@ -95,6 +98,25 @@ def drawn_prompts(items: list, labels: np.ndarray, image_hw: tuple[int, int]) ->
         image_hw,
         source=("drawn point", "drawn box"),
     )
+
+
+@contextmanager
+def existing_folder() -> Iterator[None]:
+    """Import torch in the body of this context, though the current folder was deleted: MKL, which comes with torch (2.14.1),
+    would end the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        here = os.open(".", os.O_RDONLY)
+    else:
+        yield
+        return
+    try:
+        os.chdir(os.path.dirname(__file__))
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 class StopRequested(Exception):  # noqa: N818 - not an error, a wish
@@ -249,7 +271,8 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
 
     def _open_segmenter(self):
         """The shared segmenter that the parameters ask for, loaded if nobody in this process holds it."""
-        from infer_segment_anything_2.segmentation.segmenter import open_segmenter  # imports torch and sam2
+        with existing_folder():
+            from infer_segment_anything_2.segmentation.segmenter import open_segmenter  # imports torch and sam2
 
         parameters = self._parameters()
         check_files(parameters.model_weight_file, parameters.config_file)

@@ -196,7 +196,7 @@ class MaskGenerator(SAM2AutomaticMaskGenerator):
                 data.cat(self._process_points(part, im_size, crop_box, orig_size, normalize))
             except torch.OutOfMemoryError as error:
                 if len(part) == 1:
-                    raise GPUMemoryError from error
+                    raise GPUMemoryError(", even for one point at a time") from error
             else:
                 done += len(part)
                 continue

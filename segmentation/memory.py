@@ -11,12 +11,16 @@ _OF_THE_COMPUTER = ("DefaultCPUAllocator", "bad_alloc", "Cannot allocate memory"
 
 
 class GPUMemoryError(MemoryError):
-    """The GPU has no memory for the least that has to be computed at once."""
+    """The GPU has no memory for the least that has to be computed at once.
 
-    def __init__(self) -> None:
+    Args:
+        though: what was tried, for the sentence.
+    """
+
+    def __init__(self, though: str = "") -> None:
         super().__init__(
-            "The memory of the GPU ran out, even for one object at a time. Close other programs that use it, choose a smaller "
-            "model (model_name), or set cuda to False."
+            f"The memory of the GPU ran out{though}. Close other programs that use it, choose a smaller model (model_name), or "
+            "set cuda to False."
         )
 
 
@@ -30,16 +34,25 @@ class MainMemoryError(MemoryError):
         )
 
 
+def as_memory_error(error: BaseException) -> MemoryError | None:
+    """`error` of torch, numpy or others as :class:`GPUMemoryError` or :class:`MainMemoryError`; None if it is about something
+    else."""
+    if isinstance(error, (GPUMemoryError, MainMemoryError)):
+        return error
+    if any(text in str(error) for text in _OF_A_GPU):
+        return GPUMemoryError()
+    if isinstance(error, MemoryError) or any(text in str(error) for text in _OF_THE_COMPUTER):
+        return MainMemoryError()
+    return None
+
+
 @contextmanager
 def memory_errors() -> Iterator[None]:
     """Raise :class:`GPUMemoryError` or :class:`MainMemoryError` in place of what torch, numpy and others raise."""
     try:
         yield
-    except (GPUMemoryError, MainMemoryError):
-        raise
     except (MemoryError, RuntimeError, OSError) as error:
-        if any(text in str(error) for text in _OF_A_GPU):
-            raise GPUMemoryError from error
-        if isinstance(error, MemoryError) or any(text in str(error) for text in _OF_THE_COMPUTER):
-            raise MainMemoryError from error
-        raise
+        clear = as_memory_error(error)
+        if clear is None or clear is error:
+            raise
+        raise clear from error

@@ -163,7 +163,7 @@ class Segmenter:
     """
 
     def __init__(self, model: SAM2Base) -> None:
-        with one_thread_after_fork(), own_settings():
+        with memory_errors(), one_thread_after_fork(), own_settings():
             self.predictor = ImagePredictor(model)
         self._turn = free_in_children(threading.Lock())
 
@@ -217,7 +217,7 @@ class Segmenter:
                     return self._predict(image.shape[:2], prompts, multimask_output, mask_threshold, at_once)
                 except torch.OutOfMemoryError as error:
                     if at_once == 1:
-                        raise GPUMemoryError from error
+                        raise GPUMemoryError(", even for one object at a time") from error
                 at_once //= 2
                 self.predictor.forget_other_images()
 
@@ -330,9 +330,7 @@ def open_segmenter(
         key = (_identity(weights), config, _identity(Path(config)), device, apply_postprocessing)
         segmenter = _open.get(key)
         if segmenter is None:
-            with memory_errors(), one_thread_after_fork(), own_settings():
-                model = load_model(weights, config, device, apply_postprocessing)
-                segmenter = Segmenter(model)
+            segmenter = Segmenter(load_model(weights, config, device, apply_postprocessing))
             _open[key] = segmenter
         return segmenter
 
