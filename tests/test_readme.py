@@ -6,6 +6,7 @@ import functools
 import http.server
 import logging
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import NAME, PLUGINS, ROOT
+from pycocotools.coco import COCO
 from tools.parameter_list import parameter_list
 
 README = (ROOT / "README.md").read_text()
@@ -162,7 +164,10 @@ def test_the_blocks_of_the_description_run_as_written(number, images_url, shown,
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
 def test_the_programs_of_the_readme_run(number, images_url, shown, default_is_nano, tmp_path, monkeypatch, capsys):
     block = PROGRAMS[number]
-    monkeypatch.chdir(tmp_path)  # some write files
+    monkeypatch.chdir(tmp_path)  # some write files, and some read these
+    (tmp_path / "photos").mkdir()
+    shutil.copy(ROOT / "images" / "sample_scene.png", tmp_path / "photos")
+    write_video(tmp_path / "video.mp4")
     variables = run(block, images_url)
     assert bool(shown) == ("display(" in block)
     if "algo" in variables:
@@ -171,6 +176,22 @@ def test_the_programs_of_the_readme_run(number, images_url, shown, default_is_na
         assert printed in capsys.readouterr().out
     for file in re.findall(r'save_\w+\("(.*?)"', block):
         assert (tmp_path / file).stat().st_size > 100
+    if "photos" in block:
+        assert len(COCO(str(tmp_path / "photos" / "sample_scene.json")).anns) == 1
+    if "video.mp4" in block:
+        assert len(list(tmp_path.glob("frame_*.png"))) == 2
+
+
+def write_video(path: Path) -> None:
+    """Two frames."""
+    import ikomia  # noqa: F401 - brings cv2
+    import cv2  # isort: skip
+
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 5, (320, 240))
+    image = cv2.resize(cv2.imread(str(ROOT / "images" / "sample_scene.png")), (320, 240))
+    for _ in range(2):
+        writer.write(image)
+    writer.release()
 
 
 @pytest.mark.parametrize("number", range(len(FRAGMENTS)))
