@@ -422,6 +422,11 @@ def labels_of_an_earlier_prompt(given) -> str:
     return raised(given.workflow.run_on, array=given.image)
 
 
+@real("points_per_sid: there is no such parameter (did you mean points_per_side?); …")
+def a_misspelt_name(given) -> str:
+    return raised(given.algo.set_parameters, {"points_per_sid": "16"})
+
+
 @real("Warning, your workflow contains non connected task(s)")
 def not_connected(given) -> str:
     from ikomia.dataprocess.workflow import Workflow
@@ -515,9 +520,3 @@ def test_a_quoted_error_is_the_real_one(quoted, given):
 def test_the_plugins_sentence_stands_where_the_readme_says(given):
     assert "the first `<class '…'>:`" in TROUBLES
     assert re.match(r"<class '\w+'>: input_point: entry 1", a_point_outside(given))
-
-
-def test_ikomia_drops_names_that_it_does_not_know(algo):
-    assert "Ikomia drops names that it does not know" in TROUBLES
-    algo.set_parameters({"points_per_sid": "16"})
-    assert "points_per_sid" not in algo.get_parameters()
