@@ -36,7 +36,9 @@ def to_rgb8(image: npt.NDArray) -> npt.NDArray[np.uint8]:
     if image.dtype.kind not in "biuf":
         raise ValueError(f"The input image holds {image.dtype}; accepted are integers, floats and booleans.")
     rgb8 = _to_uint8(image[..., :3] if image.ndim == 3 else image[..., None])
-    return np.ascontiguousarray(rgb8 if rgb8.shape[2] == 3 else rgb8.repeat(3, axis=2))
+    rgb8 = rgb8 if rgb8.shape[2] == 3 else rgb8.repeat(3, axis=2)
+    # One row that was turned over is contiguous to numpy, and not to torch.
+    return rgb8.copy() if min(rgb8.strides) < 0 else np.ascontiguousarray(rgb8)
 
 
 def _to_uint8(values: npt.NDArray) -> npt.NDArray[np.uint8]:

@@ -286,10 +286,8 @@ def _text_of(value: Any) -> str:
 
 def _in_short(error: Exception) -> str:
     """What an error says, on one line and no longer than one reads."""
-    text = " ".join(
-        f"{type(error).__name__}: {error}".split() if isinstance(error, LookupError) else str(error).split()
-    )
-    return text if len(text) <= 300 else text[:300] + "…"
+    text = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
+    return shown(" ".join(text.split()))
 
 
 def _build(config: str, apply_postprocessing: bool) -> SAM2Base:

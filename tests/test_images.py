@@ -151,6 +151,14 @@ def test_views_give_what_their_copies_give():
     np.testing.assert_array_equal(to_rgb8(bgr), bgr)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 5, 3), (5, 1, 4), (1, 1), (1, 1, 1)])
+def test_one_row_or_column_that_was_turned_over_has_no_negative_strides(shape):
+    image = np.arange(np.prod(shape)).reshape(shape).astype(np.uint8)
+    for view in (image[::-1], image[:, ::-1], image[::-1, ::-1]):
+        assert min(to_rgb8(view).strides) > 0
+        np.testing.assert_array_equal(to_rgb8(view), to_rgb8(view.copy()))
+
+
 def test_the_given_image_is_left_alone():
     image = np.array([[np.nan, -5, np.inf, 7]])
     before = image.copy()
