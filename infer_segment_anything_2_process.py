@@ -161,11 +161,13 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
 
     def set_parameters(self, params: dict[str, str]) -> None:
         """Take new values, as text; RuntimeError for a value or a name that is not accepted, and then nothing is changed."""
+        not_meant = dict(self._names_not_meant)
         try:
-            params = as_meant(self._parameters(), params, self._names_not_meant)
+            params = as_meant(self._parameters(), params, not_meant)
         except ValueError as error:
             raise RuntimeError(str(error)) from error  # what Ikomia makes of an error in set_values
         super().set_parameters(params)
+        self._names_not_meant = not_meant
 
     def get_progress_steps(self) -> int:
         """How far Studio's bar goes in one run."""

@@ -567,7 +567,7 @@ def drop_the_rights_of_root() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's capabilities")
-@pytest.mark.parametrize(("folder", "mode"), [("", 0o555), ("", 0o000), ("..", 0o000), ("../..", 0o600)])
+@pytest.mark.parametrize(("folder", "mode"), [("", 0o555), ("..", 0o000)])
 def test_a_folder_without_permission_is_told(cache, server, tmp_path, folder, mode):
     cache.mkdir(parents=True)
     (cache / folder).chmod(mode)
