@@ -460,6 +460,14 @@ def update(current: Parameters, values: Mapping[str, Any]) -> Parameters:
     return new
 
 
+def _is_text_of(text: str, value: float) -> bool:
+    """Whether `text` is that number, however it is written: 1 and 1.0."""
+    try:
+        return float(text) == value
+    except (TypeError, ValueError):
+        return False
+
+
 def as_meant(current: Parameters, values: Mapping[str, str], lost: dict[str, str]) -> dict[str, str]:
     """What a caller meant by `values`, his own text, to which nothing of Ikomia's was added.
 
@@ -485,9 +493,9 @@ def as_meant(current: Parameters, values: Mapping[str, str], lost: dict[str, str
     meant = dict(values)
     for alias, name in ALIASES.items():
         if alias in values and name in values and values[alias] != values[name]:
-            as_before = str(getattr(current, name))
+            as_before = getattr(current, name)
             left_out = [n for n in (alias, name) if values[n] == lost.get(n)] or [
-                n for n in (alias, name) if values[n] == as_before
+                n for n in (alias, name) if _is_text_of(values[n], as_before)
             ]
             if left_out:
                 lost[left_out[0]] = meant.pop(left_out[0])
