@@ -33,7 +33,12 @@ UNHURRIED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.funct
 
 def fuzz(share: float = 1):
     """Settings for so many examples of EXAMPLES."""
-    return settings(max_examples=max(int(EXAMPLES * share), 10), deadline=None, suppress_health_check=UNHURRIED)
+    return settings(
+        max_examples=max(int(EXAMPLES * share), 10),
+        deadline=None,
+        suppress_health_check=UNHURRIED,
+        derandomize=EXAMPLES <= 1000,  # the suite tries the same ones everywhere
+    )
 
 
 # ---------------------------------------------------------------- text that is nearly right
