@@ -179,7 +179,7 @@ def test_killed_workers_lose_nothing_and_an_image_that_kills_each_is_left_out(
     names = photographs(images, 5)
     once, always = names[1], names[3]
     slow = AUTOMATIC | {"points_per_side": "12", "multimask_output": "True"}  # so that the killer comes in time
-    killer = Killer(results, {once: 1, always: 100})
+    killer = Killer(results, {once: 1, always: example.MOST_DEATHS})
     killer.start()
     try:
         assert example.main(arguments(images, results, slow)) == 1
