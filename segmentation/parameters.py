@@ -312,7 +312,8 @@ class Parameters(BaseModel):
         has_grids = prompts.parse_point_grids(self.point_grids) is not None
         if has_grids != (self.points_per_side is None):
             raise ValueError(
-                f"points_per_side: {self.points_per_side} is not accepted with point_grids: {prompts.short(self.point_grids)}; "
+                f"points_per_side: {prompts.short(self.points_per_side)} is not accepted with "
+                f"point_grids: {prompts.short(self.point_grids)}; "
                 "accepted is a number without point_grids, or None together with point_grids: set both at once."
             )
         return self

@@ -140,6 +140,7 @@ TABLE = [
     # --- grids and searches
     ("no grid of either kind", {"points_per_side": "None"}, "points_per_side: None is not accepted with point_grids: ''; accepted is a number without point_grids, or None together with point_grids: set both at once."),
     ("both kinds of grid", {"point_grids": "[[0.5, 0.5]]"}, "points_per_side: 32 is not accepted with point_grids: '[[][[]0.5, 0.5]]'; accepted is a number without point_grids, or None together with point_grids: set both at once."),
+    ("both kinds of grid, one of 4000 digits", {"points_per_side": "1" + "0" * 4000, "point_grids": "[[0.5, 0.5]]"}, "points_per_side: 1000…000 is not accepted with point_grids: '[[][[]0.5, 0.5]]'; accepted is …"),
     ("an empty list of grids", {"points_per_side": "None", "point_grids": "[]"}, "points_per_side: None is not accepted with point_grids: '[[]]'; accepted is …"),
     ("an empty grid", {"points_per_side": "None", "point_grids": "[[]]"}, f"point_grids: [[][[]]] is not a list of lists of points; {FORM['grid']}."),
     ("a grid in pixels", {"points_per_side": "None", "point_grids": "[[64, 64]]"}, f"point_grids: layer 1: entry 1, [[]64.0, 64.0], is outside 0 to 1; {FORM['grid']}."),
