@@ -154,3 +154,51 @@ def test_the_memory_comes_back_with_the_last_who_holds_the_model():
     del segmenter
     gc.collect()
     assert torch.cuda.memory_allocated() <= before + (9 << 20)  # cuBLAS keeps a workspace of its own
+
+
+BESIDE = {
+    "default device cuda": lambda: torch.device("cuda"),
+    "autocast to float16": lambda: torch.autocast("cuda", torch.float16),
+    "autocast on the CPU": lambda: torch.autocast("cpu", torch.bfloat16),
+    "inference mode": torch.inference_mode,
+}
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("name", [*BESIDE, "default dtype float64", "default dtype bfloat16", "TF32"])
+def test_masks_do_not_depend_on_what_others_have_set(name, device):
+    image, checkpoint = data.coffee(), "sam2_hiera_nano"
+    prompts = make_prompts(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), BOXES, image.shape[:2])
+    settings = AutomaticSettings(**LOOSE | {"crop_n_layers": 1, "points_per_side": 4})
+
+    def masks():
+        segmenter = Segmenter(load_model(fetch_checkpoint(checkpoint), CATALOGUE[checkpoint].config, device, True))
+        return [*segmenter.predict(image, prompts), segmenter.generate(image, settings)]
+
+    expected = masks()
+    default = torch.get_default_dtype()
+    precision = torch.get_float32_matmul_precision()
+    try:
+        with BESIDE.get(name, torch.no_grad)():
+            if name.startswith("default dtype"):
+                torch.set_default_dtype(getattr(torch, name.split()[-1]))
+            if name == "TF32":
+                torch.set_float32_matmul_precision("high")
+            beside = torch.get_float32_matmul_precision(), torch.get_default_dtype()
+            found = masks()
+            assert (torch.get_float32_matmul_precision(), torch.get_default_dtype()) == beside
+    finally:
+        torch.set_default_dtype(default)
+        torch.set_float32_matmul_precision(precision)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(ours) == len(theirs) > 0
+        assert [oracle.iou(a, b) >= 0.999 for a, b in zip(ours, theirs, strict=True)] == [True] * len(ours)
+
+
+def test_a_gpu_too_small_for_the_model_is_told_and_then_it_is_loaded(little_memory):
+    name = "sam2_hiera_nano"
+    little_memory(1)
+    with pytest.raises(MemoryError, match="memory of the GPU ran out"):
+        Segmenter(load_model(fetch_checkpoint(name), CATALOGUE[name].config, "cuda", True))
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    assert Segmenter(load_model(fetch_checkpoint(name), CATALOGUE[name].config, "cuda", True))
