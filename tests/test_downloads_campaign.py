@@ -504,6 +504,7 @@ def test_four_processes_at_once_get_one_download_and_leave_nothing_else(cache, s
     assert fetched(cache)
 
 
+@pytest.mark.slow
 def test_of_four_processes_at_once_each_tries_when_the_one_before_failed(cache, server, tmp_path):
     numbers = count(1)
     server.answer = lambda *args: (good if next(numbers) == 3 else says("503 Busy"))(*args)
@@ -517,7 +518,7 @@ def test_of_four_processes_at_once_each_tries_when_the_one_before_failed(cache, 
     assert fetched(cache)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
 def test_a_process_that_is_killed_half_way_leaves_no_checkpoint_and_the_next_one_cleans_up(
     cache, server, tmp_path, sent
 ):
@@ -567,7 +568,7 @@ def drop_the_rights_of_root() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's capabilities")
-@pytest.mark.parametrize(("folder", "mode"), [("", 0o555), ("..", 0o000)])
+@pytest.mark.parametrize(("folder", "mode"), [("", 0o555), pytest.param("..", 0o000, marks=pytest.mark.slow)])
 def test_a_folder_without_permission_is_told(cache, server, tmp_path, folder, mode):
     cache.mkdir(parents=True)
     (cache / folder).chmod(mode)

@@ -303,7 +303,7 @@ def set_as_ikomia_does(current: Parameters, values: dict[str, str], lost: dict[s
     return update(current, known | {n: v for n, v in as_meant(current, values, lost).items() if n in known})
 
 
-@fuzz()
+@fuzz(0.5)
 @given(st.lists(st.tuples(st.booleans(), parameter_map()), min_size=1, max_size=5))
 def test_setting_the_same_values_again_changes_nothing(steps):
     current, lost = START, {}
@@ -553,7 +553,7 @@ def run_map(draw) -> dict[str, str]:
     return {name: draw(values.get(name, VALID[declared.ALIASES.get(name, name)]) | value_of(name)) for name in names}
 
 
-@fuzz(0.06)
+@fuzz(0.04)
 @given(run_map(), images(["?", "u1", "i1", "u2", "i2", "i4", "f4", "f8"], 20_000))
 def test_any_image_and_any_values_are_segmented_or_refused_and_the_session_goes_on(session, values, image):
     algo = session.algo
