@@ -176,7 +176,7 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
     def init_long_process(self) -> None:
         """Download the model if it is not there and load it: call it when deploying, or the first run does."""
         if self._progress is None:  # a run loads the model itself, where it can be stopped
-            self._open_segmenter()
+            self._open_segmenter(self._parameters())
         super().init_long_process()
 
     def stop(self) -> None:
@@ -206,7 +206,7 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         prompts = self._prompts(parameters, image)
         if not prompts:
             check_search(parameters)
-        segmenter = self._open_segmenter()
+        segmenter = self._open_segmenter(parameters)
         self._progress.check()
         with blamed_on_config(parameters.config_file):
             if prompts:
@@ -271,12 +271,11 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
             return prompting.make_prompts(points, labels, boxes, image.shape[:2])
         return drawn_prompts(graphics.get_items(), labels, image.shape[:2])
 
-    def _open_segmenter(self):
-        """The shared segmenter that the parameters ask for, loaded if nobody in this process holds it."""
+    def _open_segmenter(self, parameters: Parameters):
+        """The shared segmenter that `parameters` ask for, loaded if nobody in this process holds it."""
         with existing_folder():
             from infer_segment_anything_2.segmentation.segmenter import open_segmenter  # imports torch and sam2
 
-        parameters = self._parameters()
         check_files(parameters.model_weight_file, parameters.config_file)
         use_cuda = parameters.cuda and cuda_is_available()
         if parameters.cuda and not use_cuda and not self._warned_of_cuda:
