@@ -27,6 +27,7 @@ from infer_segment_anything_2.segmentation.checkpoints import (
     fetch_checkpoint,
     find_checkpoint,
 )
+from infer_segment_anything_2.segmentation.model_loader import read_config
 
 MODEL = "sam2_hiera_tiny"
 FILE = "sam2_hiera_tiny.pt"
@@ -155,6 +156,46 @@ def test_the_catalogue_has_the_eight_released_models_and_the_bundled_one() -> No
         assert entry.url.endswith(f"/{entry.model_name}.pt")
         assert len(bytes.fromhex(entry.sha256)) == 32
     assert len({entry.sha256 for entry in released}) == 8
+
+
+def test_what_was_released_is_listed_as_it_was_released() -> None:
+    """Addresses, hashes and sizes of files that nobody will change: none of them may change here."""
+    lines = [f"{c.url} {c.sha256} {c.bytes}\n" for c in checkpoints.CATALOGUE.values() if c.url]
+    digest = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    assert digest == "943f95dec9bbf8d6749958f25dab91998a7bbf9d460f21c2313265b906d0f8f6"
+
+
+@pytest.mark.parametrize("model_name", checkpoints.MODEL_NAMES)
+def test_every_model_has_a_config_of_its_size(model_name: str) -> None:
+    config = read_config(checkpoints.CATALOGUE[model_name].config)
+    trunk = config["model"]["image_encoder"]["trunk"]
+    size = model_name.partition("hiera_")[2]
+    width, blocks = {
+        "nano": (32, [1, 2, 4, 1]),
+        "tiny": (96, [1, 2, 7, 2]),
+        "small": (96, [1, 2, 11, 2]),
+        "base_plus": (112, None),  # Hiera's default
+        "large": (144, [2, 6, 36, 4]),
+    }[size]
+    assert trunk["embed_dim"] == width
+    assert trunk.get("stages") == blocks
+    of_2_1 = "no_obj_embed_spatial" in config["model"]
+    assert of_2_1 == model_name.startswith("sam2.1")
+
+
+def test_a_file_is_of_the_catalogue_where_its_name_and_its_folder_are(cache: Path, tmp_path: Path) -> None:
+    for folder in (cache, checkpoints.MODELS_FOLDER):
+        assert checkpoints.is_of_the_catalogue(folder / FILE)
+        assert not checkpoints.is_of_the_catalogue(folder / "mine.pt")
+    assert not checkpoints.is_of_the_catalogue(tmp_path / FILE)
+
+
+def test_a_path_in_a_message_prints_and_is_cut_where_it_is_long() -> None:
+    assert checkpoints.shown("/a/mein Modell 模型.pt") == "/a/mein Modell 模型.pt"
+    assert checkpoints.shown("/a\0b\n") == "/a\\x00b\\n"
+    assert checkpoints.shown("x" * 300) == "x" * 300
+    long = checkpoints.shown("a" * 200 + "b" * 200)
+    assert long == "a" * 140 + "…" + "b" * 140
 
 
 @pytest.mark.parametrize("function", [find_checkpoint, fetch_checkpoint, checkpoints.checkpoint_state])

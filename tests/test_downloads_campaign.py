@@ -408,9 +408,16 @@ def test_a_file_in_place_of_a_folder_is_told(cache, server, tmp_path, place):
 @pytest.mark.parametrize("name", [FILE, f"{FILE}.lock"])
 def test_a_folder_in_place_of_a_file_is_told_before_anything_is_downloaded(cache, server, name):
     (cache / name).mkdir(parents=True)
-    assert "folder" in refusal(cache, server.url) or name.endswith(".lock")
+    assert refusal(cache, server.url) == "there is a folder in its place" or name.endswith(".lock")
     assert server.requests == []
     assert list((cache / name).iterdir()) == []
+
+
+def test_a_checkpoint_whose_size_nobody_knows_is_not_downloaded_beyond_two_gigabytes(cache, server):
+    server.answer = says("200 OK", f"Content-Length: {(2 << 30) + 1}")
+    with pytest.raises(CheckpointError, match="offers 2147483649 bytes, more than the 2147483648"):
+        fetch_checkpoint("sam2_hiera_base_plus")
+    assert list(cache.glob("*")) == []
 
 
 def test_a_link_to_nowhere_in_place_of_the_file_becomes_the_file(cache, server):
@@ -582,6 +589,27 @@ def test_a_folder_without_permission_is_told(cache, server, tmp_path, folder, mo
     assert "works offline" in output
     assert server.requests == []
     assert listing(cache) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's capabilities")
+def test_weights_that_one_may_not_read_are_told(tmp_path):
+    mine = tmp_path / "mine.pt"
+    mine.write_bytes(PAYLOAD)
+    mine.chmod(0o000)
+    code = (
+        "from infer_segment_anything_2.segmentation.checkpoints import fault_of_file as fault; from pathlib import Path;"
+        f"print(fault(Path({str(mine)!r})), fault(Path({str(mine)!r} + '/inside')), sep=' | ')"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        preexec_fn=drop_the_rights_of_root,
+    )
+    assert done.stdout.strip() == "may not be read | cannot be opened (Not a directory)", done.stderr
 
 
 # ---------------------------------------------------------------- a user's session

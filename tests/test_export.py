@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -42,6 +44,42 @@ def test_pycocotools_reads_masks_boxes_and_scores(tmp_path):
             assert annotation["score"] == pytest.approx(score)
     assert coco.anns[1]["stability_score"] == pytest.approx(0.25)
     assert "stability_score" not in coco.anns[4]
+
+
+def test_every_key_of_a_file_is_as_coco_defines_it():
+    mask = np.zeros((4, 5), bool)
+    mask[1:3, 2:5] = True
+    tree = to_coco({"a.jpg": Masks((4, 5), [encode(mask)], np.ones(1, np.float32))})
+    assert tree == {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 5}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 1,
+                "iscrowd": 0,
+                "segmentation": {"size": [4, 5], "counts": encode(mask)["counts"].decode()},
+                "area": 6,
+                "bbox": [2, 1, 3, 2],
+                "score": 1,
+            }
+        ],
+        "categories": [{"id": 1, "name": "object", "supercategory": "object"}],
+    }
+
+
+@pytest.mark.parametrize(("count", "terminal", "seen"), [(19, True, False), (20, True, True), (20, False, False)])
+@pytest.mark.parametrize("known", [True, False], ids=["a mapping", "a generator"])
+def test_a_bar_is_drawn_for_many_images_in_a_terminal(monkeypatch, count, terminal, seen, known):
+    stderr = io.StringIO()
+    monkeypatch.setattr(stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    images = {f"{k}.jpg": squares(1) for k in range(count)}
+    to_coco(images if known else (pair for pair in images.items()))
+    shown = stderr.getvalue()
+    assert ("COCO" in shown) == (seen or (terminal and not known))  # of how many, a generator does not say
+    assert f"/{count} " in shown or not (seen and known)
+    assert shown == "" or shown.endswith("\r")  # the line is free again
 
 
 def test_results_may_be_generated_one_at_a_time():

@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from skimage import data
 
+from infer_segment_anything_2.segmentation.export import save_labels
 from infer_segment_anything_2.segmentation.images import resize_percent
 from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
 from infer_segment_anything_2.segmentation.masks import Masks, class_names, encode, label_image, ranked
@@ -271,6 +272,13 @@ def test_however_many_masks_every_form_of_them_agrees(workflow, algo, monkeypatc
             assert names[k + 1] == f"mask {k + 1} ({kept.scores[k]:.2f})"
     assert kept.scores[:painted].min() >= kept.scores[painted:].max(initial=0)
     assert (f"{count - 255} of the {count} are not painted" in caplog.text) == (count > 255)
+
+
+def test_as_many_masks_as_16_bits_can_number_are_numbered(tmp_path):
+    most = 2**16 - 1
+    everywhere = encode(np.ones((1, 1), bool))
+    save_labels(tmp_path / "labels.png", Masks((1, 1), [everywhere] * most, np.zeros(most, np.float32)))
+    assert np.array(Image.open(tmp_path / "labels.png")).tolist() == [[most]]
 
 
 def test_single_pixels_in_the_corners_of_a_long_image_stay_where_they_are(tmp_path):

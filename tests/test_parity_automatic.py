@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+
 import ikomia  # noqa: F401 - brings the cv2 that sam2's remove_small_regions imports
 import numpy as np
 import oracle
@@ -20,6 +23,8 @@ SETTINGS = {
     "strict": LOOSE | {"pred_iou_thresh": 0.6, "stability_score_thresh": 0.8, "points_per_side": 9},
     "no thresholds": LOOSE | {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "points_per_side": 5},
     "stability offset": LOOSE | {"stability_score_offset": 0.3, "stability_score_thresh": 0.8},
+    "a threshold that only the steadiest masks reach": LOOSE
+    | {"stability_score_offset": 0.0, "stability_score_thresh": 1.0},
     "mask threshold": LOOSE | {"mask_threshold": 0.8},
     "few duplicates allowed": LOOSE | {"box_nms_thresh": 0.2, "multimask_output": False},
     "points in batches of three": LOOSE | {"points_per_batch": 3, "points_per_side": 4},
@@ -76,7 +81,72 @@ def test_so_are_those_that_a_gpu_measures_at_the_size_of_the_image(nano, oracle_
     monkeypatch.setattr(mask_generator, "GPU_PIXELS_AT_ONCE", 5 * image.shape[0] * image.shape[1])  # some of a batch
     generator = mask_generator.MaskGenerator(nano.predictor, AutomaticSettings(**settings))
     generator._measures_pixels = True
+    at_once = []
+    upscale = nano.predictor.upscale
+    monkeypatch.setattr(
+        nano.predictor, "upscale", lambda m, hw: at_once.append(m.shape[0] * np.prod(hw)) or upscale(m, hw)
+    )
     assert_same_masks(generator.masks_of(image), theirs)
+    assert 0 < max(at_once) <= mask_generator.GPU_PIXELS_AT_ONCE
+
+
+def test_a_gpu_keeps_masks_without_a_pixel_too_where_no_threshold_drops_them(nano, oracle_model, image):
+    """Their stability is 0 / 0, which no threshold lets pass."""
+    settings = LOOSE | {"pred_iou_thresh": 0.0, "mask_threshold": 1000.0, "points_per_side": 2, "box_nms_thresh": 1.0}
+    found = []
+    for stability in (0.0, 0.01):
+        more = settings | {"stability_score_thresh": stability}
+        generator = mask_generator.MaskGenerator(nano.predictor, AutomaticSettings(**more))
+        generator._measures_pixels = True
+        ours, theirs = (
+            generator.masks_of(image),
+            oracle.mask_generator(oracle_model, **more).generate(image),
+        )
+        assert len(ours) == len(theirs)
+        assert not any(mask.any() for mask in ours)
+        found.append(len(ours))
+    assert found[0] > 0
+    assert found[1] == 0
+
+
+@pytest.mark.parametrize("measures_pixels", [True, False], ids=["on a GPU", "on the CPU"])
+def test_boxes_are_those_of_sam2_to_the_pixel(nano, measures_pixels):
+    """They decide which of two masks is a duplicate, and which one a crop cuts off."""
+    import torch
+    from sam2.utils.amg import batched_mask_to_box
+
+    logits = np.full((6, 16, 16), -4, np.float32)
+    places = [(3, 5, 9, 12), (0, 0, 1, 1), (15, 15, 16, 16), (2, 7, 14, 8), (0, 0, 16, 16)]
+    for of_mask, (x0, y0, x1, y1) in zip(logits, places, strict=False):  # the last one stays empty
+        of_mask[y0:y1, x0:x1] = 4
+    settings = AutomaticSettings(pred_iou_thresh=0.0, stability_score_thresh=0.0)
+    generator = mask_generator.MaskGenerator(nano.predictor, settings)
+    crop_hw, crop_box, image_hw = (250, 200), [300, 200, 500, 450], (450, 500)  # at two edges of the image
+    ious = torch.linspace(0, 1, 6)
+    if measures_pixels:
+        data = generator._measure_pixels(torch.as_tensor(logits), ious, crop_hw, crop_box, image_hw)
+    else:
+        data = generator._measure(logits, ious, crop_hw, crop_box, image_hw)
+    upscaled = torch.nn.functional.interpolate(torch.as_tensor(logits)[:, None], crop_hw, mode="bilinear")[:, 0]
+    boxes = batched_mask_to_box(upscaled > 0)
+    kept = [int(np.flatnonzero(ious.numpy() == iou)[0]) for iou in data["iou_preds"].numpy()]
+    assert kept == [0, 2, 3]  # the others lie at an edge of the crop that is none of the image
+    np.testing.assert_array_equal(data["boxes"], boxes[kept])
+
+
+def test_neither_and_both_kinds_of_grid_are_refused():
+    for settings in (
+        AutomaticSettings(points_per_side=None),
+        AutomaticSettings(points_per_side=2, point_grids=[np.ones((1, 2))]),
+    ):
+        with pytest.raises(ValueError, match="points_per_side = None together with point_grids"):
+            settings.grids()
+
+
+def test_the_defaults_are_those_of_sam2():
+    theirs = inspect.signature(oracle.SAM2AutomaticMaskGenerator).parameters
+    for name, value in dataclasses.asdict(AutomaticSettings()).items():
+        assert value == theirs[name].default or name == "mask_threshold", name
 
 
 @pytest.mark.parametrize("area", [60, 400])

@@ -17,6 +17,7 @@ from infer_segment_anything_2.segmentation.prompts import (
     parse_labels,
     parse_point_grids,
     parse_points,
+    points_along,
 )
 
 PARSERS = {
@@ -204,6 +205,21 @@ def test_what_is_wrong_is_refused_with_the_entry_the_reason_and_the_accepted_for
     assert len(str(error.value)) < 400
 
 
+def test_numbers_and_lists_are_taken_up_to_their_limits():
+    assert parse_points("[999999999, -999999999]").shape == (1, 2)
+    for number in ("1000000000", "-1e9"):
+        with pytest.raises(ValueError, match="is not finite or too large"):
+            parse_points(f"[{number}, 1]")
+    assert parse_points(f"[{'[1, 2], ' * 9_999}[1, 2]]").shape == (10_000, 2)
+    with pytest.raises(ValueError, match="10001 entries are too many"):
+        parse_points(f"[{'[1, 2], ' * 10_000}[1, 2]]")
+    text = "[1, 2]"
+    assert parse_points(text + " " * 2_000_000).shape == (1, 2)  # blanks around are no characters
+    assert parse_points(text[:-1] + " " * (1_000_000 - len(text)) + "]").shape == (1, 2)
+    with pytest.raises(ValueError, match="has 1000001 characters"):
+        parse_points(text[:-1] + " " * (1_000_001 - len(text)) + "]")
+
+
 @pytest.mark.parametrize("name", PARSERS)
 @pytest.mark.parametrize("template", ["[{}]", "[1, {}]", '{{"a": {}}}', "({})"])
 def test_nesting_of_any_depth_is_refused_not_a_crash(name, template):
@@ -261,6 +277,14 @@ def test_points_are_read_as_json_or_str_writes_them(rows, write):
 
 
 # --- prompts that fit the image
+
+
+def test_a_scribble_that_waits_at_its_beginning_goes_on():
+    """As of a mouse that is pressed, and moved only then."""
+    still = np.array([[3, 4], [3, 4], [3, 11]], np.float32)
+    np.testing.assert_array_equal(points_along(still), [[3, 4 + k] for k in range(8)])
+    np.testing.assert_array_equal(points_along(still[::-1], 2), [[3, 11], [3, 4]])
+    np.testing.assert_array_equal(points_along(still[:2]), [[3, 4]])
 
 
 def test_without_labels_every_point_is_foreground():

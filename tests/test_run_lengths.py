@@ -58,6 +58,19 @@ def test_small_arrays_of_noise(seed, height, width, image_hw, level):
     assert_same(logits, image_hw, threshold=0.3, lowest=0.1)
 
 
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_what_lies_exactly_at_the_threshold_is_outside(scale):
+    """Small whole numbers, of which the interpolation by a power of two is exact: no pixel may differ."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        height, width = (int(size) for size in rng.integers(1, 12, 2))
+        logits = rng.integers(-2, 3, (height, width)).astype(np.float32)
+        hw = (height * scale, width * scale)
+        for threshold in (-1.0, 0.0, 1.0):
+            mask = decode(to_rle(UpscaledMask(logits, hw, -1.0).flips(threshold), hw))
+            np.testing.assert_array_equal(mask, upscaled(logits, hw) > threshold)
+
+
 @pytest.mark.parametrize("level", [-50, 50])
 def test_an_empty_and_a_full_mask(level):
     assert_same(landscape(0, 5, level), (60, 80), 0.0, -1.0)
