@@ -217,3 +217,11 @@ def test_nothing_is_printed():
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
 def test_ruff_is_content(command):
     subprocess.run([sys.executable, "-m", "ruff", *command, str(ROOT)], check=True, cwd=ROOT)
+
+
+def test_the_contributors_guide_names_every_file_of_tests_and_module_that_it_should():
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`(test_\w+\.py)`", guide):
+        assert (ROOT / "tests" / name).is_file(), name
+    for path in (ROOT / "segmentation").glob("[!_]*.py"):
+        assert f"    {path.name} " in guide

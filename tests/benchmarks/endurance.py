@@ -24,7 +24,7 @@ sys.path.insert(0, str(TESTS))
 import conftest  # noqa: E402 - a private home in which this checkout is the installed plugin
 import numpy as np  # noqa: E402
 from ikomia.dataprocess.workflow import Workflow  # noqa: E402
-from PIL import Image, ImageDraw  # noqa: E402
+from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 from skimage import data  # noqa: E402
 
 SIZES = [(512, 512), (240, 320), (700, 1200), (900, 180)]
@@ -161,26 +161,25 @@ def endure(runs: int, count: int = 12, quiet: bool = False) -> Report:
 
 def draw(report: Report, path: Path) -> None:
     """The memory, run by run, as a PNG."""
-    width, height, left, bottom = 1000, 400, 70, 40
+    width, height, left, top, bottom = 1000, 360, 80, 50, 40
     picture = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(picture)
-    top = max(report.memory) * 1.1
+    pen.font = ImageFont.load_default(15)
+    most = max(report.memory) * 1.1
+    runs = len(report.memory)
 
     def place(run: float, megabytes: float) -> tuple[float, float]:
-        across = left + (width - left - 20) * run / max(len(report.memory) - 1, 1)
-        return across, height - bottom - (height - bottom - 20) * megabytes / top
+        across = left + (width - left - 30) * run / max(runs - 1, 1)
+        return across, height - bottom - (height - bottom - top) * megabytes / most
 
-    for line in range(0, int(top) + 1, 200):
-        pen.line([place(0, line), place(len(report.memory) - 1, line)], fill=(220, 220, 220))
-        pen.text((10, place(0, line)[1] - 6), f"{line} MB", fill="black")
-    for run in range(0, len(report.memory), 50):
-        pen.text((place(run, 0)[0], height - bottom + 10), str(run), fill="black")
+    for line in range(0, int(most) + 1, 200):
+        pen.line([place(0, line), place(runs - 1, line)], fill=(220, 220, 220))
+        pen.text((left - 10, place(0, line)[1]), f"{line} MB", fill="black", anchor="rm")
+    for run in range(0, runs + 1, max(runs // 100 * 10, 10)):
+        pen.text((place(run, 0)[0], height - bottom + 18), f"{run}", fill="black", anchor="mm")
     pen.line([place(run, megabytes) for run, megabytes in enumerate(report.memory)], fill=(200, 30, 30), width=2)
-    pen.text(
-        (left + 10, 5),
-        f"Memory after each run; {report.growth():+.1f} MB from the second to the last quarter",
-        fill="black",
-    )
+    title = f"Memory of the process after each of {runs} runs"
+    pen.text((left, 12), f"{title}; from the second to the last quarter {report.growth():+.1f} MB", fill="black")
     picture.save(path)
 
 
