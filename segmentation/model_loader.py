@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .checkpoints import CATALOGUE, CheckpointError, fault_of_file, is_of_the_catalogue, shown
 from .memory import as_memory_error, memory_errors
 from .prompts import short
-from .threads import free_in_children, one_thread_after_fork
+from .threads import free_in_children
 
 if TYPE_CHECKING:
     from sam2.modeling.sam2_base import SAM2Base
@@ -113,7 +113,7 @@ def load_model(weights: Path, config: str, device: str, apply_postprocessing: bo
     """
     from .surroundings import own_settings  # imports torch
 
-    with memory_errors(), one_thread_after_fork(), own_settings():
+    with memory_errors(), own_settings():
         state = _read_weights(weights)
         model = _build(config, apply_postprocessing)
         _check_fit(state, model, weights, config)

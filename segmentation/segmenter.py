@@ -32,7 +32,7 @@ from .memory import GPUMemoryError, memory_errors
 from .model_loader import load_model, sam2_imports, without_deprecations
 from .prompts import Prompts
 from .surroundings import own_settings
-from .threads import free_cores, free_in_children, one_thread_after_fork
+from .threads import free_cores, free_in_children
 
 with sam2_imports():
     from sam2.modeling.sam2_base import SAM2Base
@@ -163,7 +163,7 @@ class Segmenter:
     """
 
     def __init__(self, model: SAM2Base) -> None:
-        with memory_errors(), one_thread_after_fork(), own_settings():
+        with memory_errors(), own_settings():
             self.predictor = ImagePredictor(model)
         self._turn = free_in_children(threading.Lock())
 
@@ -176,7 +176,6 @@ class Segmenter:
         with (
             memory_errors(),
             self._turn,
-            one_thread_after_fork(),
             free_cores() as look_again,
             own_settings(),
             torch.inference_mode(),

@@ -283,7 +283,7 @@ def test_a_forked_process_gets_the_masks_with_a_model_that_its_parent_has_used()
 import torch
 nano = open_segmenter("sam2_hiera_nano")
 segment(nano, image)
-here = in_a_child(lambda: segment(nano, mirrored))  # on one thread
+here = in_a_child(lambda: segment(nano, mirrored))
 torch.set_num_threads(2)
 again = in_a_child(lambda: [*segment(nano, mirrored), torch.get_num_threads()])
 own = in_a_child(lambda: segment(open_segmenter("sam2_hiera_nano", apply_postprocessing=False), mirrored))
@@ -301,7 +301,7 @@ print(json.dumps(again[-1:]))
 """
     found = run_script(FORKING + code, 400)
     *masks, threads = found
-    assert threads == [2]  # set back
+    assert threads == [2]
     expected = masks.pop()
     own = masks.pop(2)
     assert len(own) == len(expected) == 4
@@ -344,21 +344,45 @@ print(json.dumps([expected, found, segment(nano, mirrored)]))
 
 
 @POSIX
-def test_a_workflow_that_has_run_runs_in_a_forked_process():
-    code = """
+@pytest.mark.parametrize("forks", ["the main thread", "another thread", "C"])
+def test_a_workflow_that_has_run_runs_in_a_forked_process(forks):
+    """Ikomia's OpenCV, too, computes on several threads, which the process does not have any more: the polygons of each mask.
+    C code that forks, such as uWSGI, tells Python afterwards only."""
+    code = f"""
+import ctypes, torch
 from ikomia.dataprocess.workflow import Workflow
 def run(image):
     workflow.run_on(array=image)
-    return [hashlib.md5(algo.get_output(1).get_mask().tobytes()).hexdigest()]
+    semantic, instances = algo.get_output(1), algo.get_output(2)
+    found = [semantic.get_mask(), algo.get_image_with_mask(), *[o.mask for o in instances.get_objects()]]
+    return [hashlib.md5(a.tobytes()).hexdigest() for a in found]
 workflow = Workflow()
 algo = workflow.add_task(name="infer_segment_anything_2", auto_connect=True)
-algo.set_parameters({"model_name": "sam2_hiera_nano", "points_per_side": "4", "iou_thresh": "0.3", "use_m2m": "False"})
-run(image)
-found = in_a_child(lambda: run(mirrored))
-print(json.dumps([found, run(mirrored)]))
+algo.set_parameters({{**{AUTOMATIC}, "model_name": "sam2_hiera_nano", "instance_output": "True"}})
+# On a machine that was busy, OpenMP computes on one thread, and has none to wait for.
+ctypes.CDLL("libgomp.so.1").omp_set_dynamic(0)
+def fork():
+    run(image)
+    fork.found = in_a_child(lambda: [*run(mirrored), torch.get_num_threads()])
+    fork.threads = torch.get_num_threads()
+if {forks == "C"}:
+    def fork_in_c():
+        child = ctypes.PyDLL(None).fork()
+        if child == 0:
+            ctypes.pythonapi.PyOS_AfterFork_Child()
+        return child
+    os.fork = fork_in_c
+if {forks == "another thread"}:
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+else:
+    fork()
+print(json.dumps([fork.found, [*run(mirrored), fork.threads]]))
 """
     ((found, expected),) = run_script(FORKING + code, 200)
     assert found == expected
+    assert len(found) > 4
 
 
 def segment_in_a_pool(box: list[float]) -> list:
