@@ -42,7 +42,8 @@ def _before_fork() -> None:
     global _openmp_rests
     if _forked_thread != threading.get_ident():
         with suppress(AttributeError):  # older than OpenMP 5.0
-            _openmp_rests = sum(openmp.omp_pause_resource_all(OMP_PAUSE_SOFT) != 0 for openmp in _openmps()) == 0
+            failed = [openmp.omp_pause_resource_all(OMP_PAUSE_SOFT) for openmp in _openmps()]
+            _openmp_rests = not any(failed)
 
 
 def _after_fork() -> None:
