@@ -146,7 +146,7 @@ def test_neither_and_both_kinds_of_grid_are_refused():
 def test_the_defaults_are_those_of_sam2():
     theirs = inspect.signature(oracle.SAM2AutomaticMaskGenerator).parameters
     for name, value in dataclasses.asdict(AutomaticSettings()).items():
-        assert value == theirs[name].default or name == "mask_threshold", name
+        assert value == theirs[name].default, name
 
 
 @pytest.mark.parametrize("area", [60, 400])
