@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checkpoints import CATALOGUE, CheckpointError, fault_of_file, is_of_the_catalogue, shown
+from .forks import free_in_children
 from .memory import as_memory_error, memory_errors
 from .prompts import short
-from .threads import free_in_children
 
 if TYPE_CHECKING:
     from sam2.modeling.sam2_base import SAM2Base

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from .checkpoints import CATALOGUE, fetch_checkpoint
+from .forks import free_in_children
 from .image_encoder import LeanImageEncoder
 from .images import resize_percent
 from .mask_generator import AutomaticSettings, MaskGenerator, Progress
@@ -32,7 +33,7 @@ from .memory import GPUMemoryError, memory_errors
 from .model_loader import load_model, sam2_imports, without_deprecations
 from .prompts import Prompts
 from .surroundings import own_settings
-from .threads import free_cores, free_in_children
+from .threads import steady_threads
 
 with sam2_imports():
     from sam2.modeling.sam2_base import SAM2Base
@@ -168,20 +169,20 @@ class Segmenter:
         self._turn = free_in_children(threading.Lock())
 
     @contextmanager
-    def _running(self) -> Iterator[Callable[[], None]]:
+    def _running(self) -> Iterator[None]:
         """One caller at a time, in the precision of the device whatever the caller has set: bfloat16 on a GPU that has it
-        (sam2's own recommendation), float32 elsewhere. Gives what :func:`.threads.free_cores` gives."""
+        (sam2's own recommendation), float32 elsewhere."""
         device = self.predictor.device.type
         use_bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
         with (
             memory_errors(),
             self._turn,
-            free_cores() as look_again,
+            steady_threads(),
             own_settings(),
             torch.inference_mode(),
             torch.autocast(device, torch.bfloat16, enabled=use_bfloat16),
         ):
-            yield look_again
+            yield
 
     def predict(
         self,
@@ -267,17 +268,11 @@ class Segmenter:
             ValueError: settings that contradict one another.
         """
         image_hw = image.shape[:2]
-        with self._running() as look_again:
-
-            def after_batch(done: int, total: int) -> None:
-                look_again()
-                if progress:
-                    progress(done, total)
-
+        with self._running():
             resized = resize_percent(image, input_size_percent)
             area = settings.min_mask_region_area * resized.size / image.size
             settings = replace(settings, min_mask_region_area=round(area))
-            found = MaskGenerator(self.predictor, settings).masks_of(resized, after_batch)
+            found = MaskGenerator(self.predictor, settings).masks_of(resized, progress)
         if resized is image:
             return found
         return Masks(

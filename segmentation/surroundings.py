@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch.overrides import TorchFunctionMode
 
-from .threads import free_in_children
+from .forks import free_in_children
 
 
 @contextmanager
@@ -47,8 +47,9 @@ _found: dict[str, str] = {}
 def _exact_products() -> Iterator[None]:
     """Products of float32 numbers on the CPU in float32, though somebody has allowed less (set_float32_matmul_precision).
 
-    In bfloat16 masks are other ones; and where ikomia (0.16.1) is imported, torch's (2.14.1) bfloat16 products are not even
-    numbers. The setting is one for the whole process: the first who needs this sets it, the last sets it back.
+    In bfloat16 masks are other ones; and where some library has told the processor to round subnormal numbers to zero, torch's
+    (2.14.1) bfloat16 products are not even numbers. The setting is one for the whole process: the first who needs this sets it,
+    the last sets it back.
     """
     global _who_need_exact
     with _precision_lock:

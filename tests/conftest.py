@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import sys
 import tempfile
@@ -32,22 +31,6 @@ with contextlib.suppress(ImportError):
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-
-from infer_segment_anything_2.segmentation import threads  # noqa: E402
-
-THREADS = max(os.cpu_count() - threads.busy_elsewhere(), 1)
-
-
-@pytest.fixture(autouse=True)
-def _same_threads(monkeypatch):
-    """The same number of threads for the plugin and for sam2, whatever else the machine does meanwhile: with another one, float
-    sums are rounded otherwise, and a pixel at the edge of a mask may change sides."""
-    monkeypatch.setattr(threads, "busy_elsewhere", lambda: os.cpu_count() - THREADS)
-    if hasattr(os, "RTLD_NOLOAD"):
-        with contextlib.suppress(OSError):  # not loaded yet
-            openmp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
-            openmp.omp_set_dynamic(0)
-            openmp.omp_set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

@@ -241,8 +241,6 @@ FORKING = """
 import hashlib, json, os, sys, threading, time
 import numpy as np
 from skimage import data
-from infer_segment_anything_2.segmentation import threads
-threads.busy_elsewhere = lambda: 0
 from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
 from infer_segment_anything_2.segmentation.prompts import Prompts
 from infer_segment_anything_2.segmentation.segmenter import open_segmenter

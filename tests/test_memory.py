@@ -174,8 +174,6 @@ def test_a_process_with_little_memory_says_so_and_goes_on_with_a_smaller_image(m
 import json, resource, sys
 import numpy as np
 from ikomia.dataprocess.workflow import Workflow
-from infer_segment_anything_2.segmentation import threads
-threads.busy_elsewhere = lambda: 0
 workflow = Workflow()
 algo = workflow.add_task(name="infer_segment_anything_2", auto_connect=True)
 algo.set_parameters({"model_name": "sam2_hiera_nano", "points_per_side": "3", "iou_thresh": "0", "stability_score_thresh": "0",

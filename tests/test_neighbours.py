@@ -246,8 +246,6 @@ import json, os, sys
 import numpy as np
 from ikomia.dataprocess.workflow import Workflow
 from skimage import data
-from infer_segment_anything_2.segmentation import threads
-threads.busy_elsewhere = lambda: 0
 
 def runs(folder):
     image = np.ascontiguousarray(data.astronaut()[:300, :380])

@@ -6,28 +6,21 @@ There is no GPU here: torch's error is raised in its place, where a GPU would ra
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import os
-import subprocess
 import sys
-import threading
-import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import oracle
 import pytest
 import torch
 
-from infer_segment_anything_2.segmentation import threads
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, fetch_checkpoint
 from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings, MaskGenerator
 from infer_segment_anything_2.segmentation.model_loader import load_model
 from infer_segment_anything_2.segmentation.prompts import make_prompts
 from infer_segment_anything_2.segmentation.segmenter import KEPT_EMBEDDINGS, Segmenter
-from infer_segment_anything_2.segmentation.threads import busy_elsewhere  # before a fixture replaces it
 
 LOOSE = AutomaticSettings(points_per_side=5, pred_iou_thresh=0.3, stability_score_thresh=0.5)
 BOXES = np.array([[20, 20, 200, 200], [150, 20, 300, 200], [290, 340, 510, 510]], np.float32)
@@ -167,49 +160,6 @@ def test_torch_keeps_its_threads_on_a_busy_machine_when_opencv_is_imported(
         assert openmp.omp_get_dynamic() == 1  # left as it was found
     finally:
         openmp.omp_set_dynamic(before)
-
-
-@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="Linux")
-def test_cores_that_other_processes_use_are_left_to_them(segmenter, astronaut, monkeypatch):
-    monkeypatch.delenv("OMP_DYNAMIC", raising=False)
-    monkeypatch.setattr(threads, "busy_elsewhere", busy_elsewhere)
-    before = torch.get_num_threads()
-    seen = []
-    encode = segmenter.predictor._feature_maps
-    monkeypatch.setattr(
-        segmenter.predictor, "_feature_maps", lambda x: seen.append(torch.get_num_threads()) or encode(x)
-    )
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count())]
-    try:
-        deadline = time.monotonic() + 60
-        while busy_elsewhere() < len(busy):
-            assert time.monotonic() < deadline, "processes that compute are not seen"
-        segmenter.predict(astronaut, prompts(astronaut))
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
-    assert seen == [1]
-    assert torch.get_num_threads() == before
-
-
-def test_threads_that_compute_in_this_process_are_not_others():
-    alone = min(busy_elsewhere() for _ in range(20))
-    stop = threading.Event()
-
-    def compute() -> None:  # without the interpreter's lock, so that all of them run
-        while not stop.is_set():
-            hashlib.sha256(bytes(1 << 22))
-
-    computing = [threading.Thread(target=compute) for _ in range(32)]
-    for thread in computing:
-        thread.start()
-    try:
-        assert min(busy_elsewhere() for _ in range(20)) <= alone + 1
-    finally:
-        stop.set()
-        for thread in computing:
-            thread.join()
 
 
 def test_no_warning_about_sam2s_use_of_torch_reaches_the_user(astronaut):

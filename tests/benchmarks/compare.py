@@ -4,7 +4,7 @@ Each row does the same work twice in one process, this project's way and sam2's,
 figures are the median time of each and the median, least and greatest ratio of the pairs. What both give is compared: a row
 whose masks differ ends the run with an error. Peak memory is measured in processes of their own.
 
-sam2 has all free cores here. Inside an Ikomia workflow it has fewer the busier the machine has been (see `free_cores`). With
+sam2 has all cores here. Inside an Ikomia workflow it has fewer the busier the machine has been (see `steady_threads`). With
 --device cuda it has bfloat16 autocast, as its authors recommend.
 
 Two models: the bundled nano, and random weights in the architecture of sam2_hiera_tiny, shaped as `tiny_checkpoint` says, since
@@ -46,7 +46,7 @@ from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettin
 from infer_segment_anything_2.segmentation.masks import encode  # noqa: E402
 from infer_segment_anything_2.segmentation.model_loader import load_model  # noqa: E402
 from infer_segment_anything_2.segmentation.segmenter import Segmenter, open_segmenter  # noqa: E402
-from infer_segment_anything_2.segmentation.threads import free_cores  # noqa: E402
+from infer_segment_anything_2.segmentation.threads import steady_threads  # noqa: E402
 
 TINY = "configs/sam2/sam2_hiera_t.yaml"
 LARGE = "configs/sam2/sam2_hiera_l.yaml"
@@ -392,7 +392,7 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.disable(logging.INFO)
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary, free_cores():
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary, steady_threads():
         folder = options.folder or Path(temporary)
         names = [options.only] if options.only else ["nano", "tiny"]
         if options.memory_of:
