@@ -45,9 +45,9 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
     from infer_segment_anything_2.segmentation.masks import Masks
     from infer_segment_anything_2.segmentation.parameters import Parameters
+    from infer_segment_anything_2.segmentation.segmenter import Segmenter
 
 PLUGIN = Path(__file__).resolve().parents[1]
 PACKAGE = "infer_segment_anything_2"
@@ -58,7 +58,7 @@ NO_OPTIONS = ("cuda", "instance_output")
 #: Names of images in one task of Ray. What a dead worker finished of them is not done again.
 IMAGES_PER_TASK = 8
 #: Workers that may die on one image, for want of memory say, before it counts as a failure.
-MOST_DEATHS = 3
+MAX_DEATHS = 3
 
 
 def load_plugin(folder: str | Path) -> None:
@@ -153,7 +153,7 @@ class ImageSegmenter:
             file.write(f"process {os.getpid()} on {platform.node()}\n")
             file.seek(0)
             deaths = len(file.readlines()) - 1
-        if deaths >= MOST_DEATHS:
+        if deaths >= MAX_DEATHS:
             error = f"{deaths} workers died while they segmented it, for want of memory perhaps"
         else:
             try:
@@ -179,7 +179,7 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
         return to_rgb8(np.asarray(image))
 
 
-def segment(segmenter, path: Path, parameters: Parameters) -> Masks:
+def segment(segmenter: Segmenter, path: Path, parameters: Parameters) -> Masks:
     """The masks of one image: of what the parameters point at, or of everything.
 
     With multimask_output each prompted object gets the one of its three candidates that the model rates best.
@@ -188,42 +188,13 @@ def segment(segmenter, path: Path, parameters: Parameters) -> Masks:
         Exception: a file that cannot be read.
         ValueError: a prompt outside of this image.
     """
-    from infer_segment_anything_2.segmentation import prompts as prompting
-    from infer_segment_anything_2.segmentation.masks import Masks, ranked
+    from infer_segment_anything_2.segmentation.masks import best_of
+    from infer_segment_anything_2.segmentation.request import make_request, objects_of
 
     image = read_image(path)
-    prompts = prompting.make_prompts(
-        prompting.parse_points(parameters.input_point),
-        prompting.parse_labels(parameters.input_point_label),
-        prompting.parse_boxes(parameters.input_box),
-        image.shape[:2],
-    )
-    percent = parameters.input_size_percent
-    if not prompts:
-        return ranked(segmenter.generate(image, automatic_settings(parameters), input_size_percent=percent))
-    candidates = segmenter.predict(
-        image,
-        prompts,
-        multimask_output=parameters.multimask_output,
-        mask_threshold=parameters.mask_threshold,
-        input_size_percent=percent,
-    )
-    scores = np.array([masks.scores for masks in candidates])  # (candidates, objects)
-    best = scores.argmax(axis=0)
-    return Masks(image.shape[:2], [candidates[c].rles[k] for k, c in enumerate(best)], scores.max(axis=0))
-
-
-def automatic_settings(parameters: Parameters) -> AutomaticSettings:
-    """Automatic mode's share of the parameters."""
-    from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
-    from infer_segment_anything_2.segmentation.prompts import parse_point_grids
-
-    names = {field.name for field in dataclasses.fields(AutomaticSettings)} - {"pred_iou_thresh", "point_grids"}
-    return AutomaticSettings(
-        pred_iou_thresh=parameters.iou_thresh,
-        point_grids=parse_point_grids(parameters.point_grids),
-        **{name: getattr(parameters, name) for name in names},
-    )
+    image_hw = image.shape[:2]
+    candidates = segmenter.segment(image, make_request(parameters, objects_of(parameters, image_hw), image_hw))
+    return best_of(candidates) if len(candidates) > 1 else candidates[0]
 
 
 def segment_folder(job: Job, workers: int = 0, num_gpus: float = 0) -> tuple[int, int, dict[str, str]]:
@@ -373,7 +344,7 @@ def options() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     load_plugin(PLUGIN)
-    from infer_segment_anything_2.segmentation.parameters import Parameters, to_text, update
+    from infer_segment_anything_2.segmentation.parameters import Parameters, as_text, update
 
     parser = options()
     args = parser.parse_args(arguments)
@@ -382,7 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.path.isfile(given.get(name, "")):
             given[name] = os.path.abspath(given[name])  # workers have another working directory
     try:
-        text = to_text(update(Parameters(), given))
+        text = as_text(update(Parameters(), given))
         job = Job(
             images=args.images.absolute(),
             results=args.results.absolute(),

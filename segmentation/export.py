@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .masks import Masks, label_image
+from .masks import Masks
+from .painting import label_image
 
 #: Images from which on a terminal shows a progress bar.
 MANY = 20

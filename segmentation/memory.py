@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+logger = logging.getLogger(__name__)
 
 #: What torch and the libraries below it say. Its error for a GPU is a class of its own, and for the CPU a RuntimeError.
 _OF_A_GPU = ("CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
@@ -56,3 +63,46 @@ def memory_errors() -> Iterator[None]:
         if clear is None or clear is error:
             raise
         raise clear from error
+
+
+@dataclass
+class BatchSize:
+    """How many items are computed at once; less once a GPU had no memory for them."""
+
+    at_once: int
+
+
+def in_batches(
+    items: Sequence[T], size: BatchSize, compute: Callable[[Sequence[T]], R], make_room: Callable[[], None], what: str
+) -> Iterator[R]:
+    """Compute `items`, `size.at_once` at a time; half as many, here and in later batches, where a GPU has no memory for them.
+
+    Args:
+        items: a list, or an array along its first axis.
+        size: is changed where memory runs out.
+        compute: is called with consecutive parts of `items`.
+        make_room: frees what can be computed again, before the next attempt.
+        what: one item in a word, for the error.
+
+    Raises:
+        GPUMemoryError: there is no memory for one item, though room was made for it.
+    """
+    from torch import OutOfMemoryError  # this module is imported where torch is not
+
+    done, has_room = 0, False
+    while done < len(items):
+        part = items[done : done + size.at_once]
+        try:
+            result = compute(part)
+        except OutOfMemoryError as error:
+            if len(part) == 1 and has_room:
+                raise GPUMemoryError(f", even for one {what} at a time") from error
+        else:
+            yield result
+            done += len(part)
+            continue
+        # Not in the except clause, which still holds what the failed attempt had made.
+        size.at_once = max(len(part) // 2, 1)
+        make_room()
+        has_room = True
+        logger.warning("The memory of the GPU ran out: %d %s(s) at once from here on.", size.at_once, what)

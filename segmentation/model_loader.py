@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .checkpoints import CATALOGUE, CheckpointError, fault_of_file, is_of_the_catalogue, shown
 from .forks import free_in_children
 from .memory import as_memory_error, memory_errors
-from .prompts import short
+from .messages import short
 
 if TYPE_CHECKING:
     from sam2.modeling.sam2_base import SAM2Base

@@ -56,6 +56,20 @@ def nano():
 
 
 @pytest.fixture
+def measured_as_on_a_gpu(monkeypatch) -> None:
+    """Automatic mode measures masks by their pixels and encodes them at the end, as it does on a GPU."""
+    from infer_segment_anything_2.segmentation.crops import Crop
+
+    made = Crop.__init__
+
+    def on_a_gpu(self, *args) -> None:
+        made(self, *args)
+        self._measures_pixels = True
+
+    monkeypatch.setattr(Crop, "__init__", on_a_gpu)
+
+
+@pytest.fixture
 def workflow():
     """An empty Ikomia workflow."""
     from ikomia.dataprocess.workflow import Workflow

@@ -21,10 +21,11 @@ from skimage import data
 
 from infer_segment_anything_2.segmentation import segmenter as module
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, fetch_checkpoint
-from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
+from infer_segment_anything_2.segmentation.image_predictor import MAX_EMBEDDINGS
 from infer_segment_anything_2.segmentation.model_loader import load_model, without_deprecations
-from infer_segment_anything_2.segmentation.prompts import Prompts, make_prompts
-from infer_segment_anything_2.segmentation.segmenter import KEPT_EMBEDDINGS, Segmenter, open_segmenter
+from infer_segment_anything_2.segmentation.objects import Object, typed_objects
+from infer_segment_anything_2.segmentation.search import AutomaticSettings
+from infer_segment_anything_2.segmentation.segmenter import Segmenter, open_segmenter
 
 LOOSE = AutomaticSettings(points_per_side=4, pred_iou_thresh=0.3, stability_score_thresh=0.5)
 SIZES = [(512, 512), (300, 380), (90, 250), (200, 60)]
@@ -35,7 +36,7 @@ POSIX = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def images() -> list[np.ndarray]:
     """More than a model keeps embeddings of, of several sizes."""
     photos = [data.astronaut(), data.coffee(), data.chelsea()]
-    cut = [photos[k % 3][: SIZES[k % 4][0], : SIZES[k % 4][1]] for k in range(KEPT_EMBEDDINGS + 2)]
+    cut = [photos[k % 3][: SIZES[k % 4][0], : SIZES[k % 4][1]] for k in range(MAX_EMBEDDINGS + 2)]
     return [np.ascontiguousarray(np.roll(image, 5 * k, axis=1)) for k, image in enumerate(cut)]
 
 
@@ -47,7 +48,7 @@ def segment(segmenter: Segmenter, image: np.ndarray, kind: int) -> list:
     none = np.zeros(0, np.int64)
     if kind == 0:
         return [segmenter.generate(image, LOOSE)]
-    prompts = make_prompts(point if kind > 1 else point[:0], none, box if kind < 3 else box[:0], (height, width))
+    prompts = typed_objects(point if kind > 1 else point[:0], none, box if kind < 3 else box[:0], (height, width))
     return segmenter.predict(image, prompts, multimask_output=kind == 3, input_size_percent=50 if kind == 2 else 100)
 
 
@@ -241,13 +242,13 @@ FORKING = """
 import hashlib, json, os, sys, threading, time
 import numpy as np
 from skimage import data
-from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
-from infer_segment_anything_2.segmentation.prompts import Prompts
+from infer_segment_anything_2.segmentation.search import AutomaticSettings
+from infer_segment_anything_2.segmentation.objects import Object
 from infer_segment_anything_2.segmentation.segmenter import open_segmenter
 image = np.ascontiguousarray(data.astronaut()[:300])
 mirrored = np.ascontiguousarray(image[:, ::-1])
 loose = AutomaticSettings(points_per_side=4, pred_iou_thresh=0.3, stability_score_thresh=0.5)
-box = Prompts(boxes=np.array([[60, 20, 300, 200]], np.float32))
+box = [Object(box=np.array([60, 20, 300, 200], np.float32))]
 
 def segment(segmenter, image):
     masks = [segmenter.generate(image, loose), *segmenter.predict(image, box, multimask_output=True)]
@@ -397,7 +398,7 @@ print(json.dumps([fork.found, [*run(mirrored), fork.threads]]))
 
 def segment_in_a_pool(box: list[float]) -> list:
     segmenter = open_segmenter("sam2_hiera_nano")
-    (masks,) = segmenter.predict(data.astronaut(), Prompts(boxes=np.array([box], np.float32)))
+    (masks,) = segmenter.predict(data.astronaut(), [Object(box=np.array(box, np.float32))])
     return [masks.rles, float(masks.scores[0])]
 
 

@@ -13,10 +13,10 @@ from pycocotools import mask as coco
 from skimage import data
 
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, fetch_checkpoint
-from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
 from infer_segment_anything_2.segmentation.masks import encode
 from infer_segment_anything_2.segmentation.model_loader import load_model
-from infer_segment_anything_2.segmentation.prompts import make_prompts
+from infer_segment_anything_2.segmentation.objects import typed_objects
+from infer_segment_anything_2.segmentation.search import AutomaticSettings
 from infer_segment_anything_2.segmentation.segmenter import Segmenter, open_segmenter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -71,7 +71,7 @@ def test_prompts_give_the_masks_of_sam2(both, multimask_output):
         masks, scores, _ = theirs.predict(
             point_coords=POINTS, point_labels=np.array([1, 1]), multimask_output=multimask_output
         )
-    prompts = make_prompts(POINTS, np.array([1, 1]), np.zeros((0, 4), np.float32), image.shape[:2])
+    prompts = typed_objects(POINTS, np.array([1, 1]), np.zeros((0, 4), np.float32), image.shape[:2])
     found = segmenter.predict(image, prompts, multimask_output=multimask_output)
     assert len(found) == len(masks)
     for of_candidate, mask, score in zip(found, masks, scores, strict=True):
@@ -105,7 +105,7 @@ def test_automatic_mode_gives_the_masks_of_sam2(both, settings):
 
 def test_masks_are_those_of_the_cpu_up_to_the_precision():
     image = data.coffee()
-    prompts = make_prompts(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), BOXES, image.shape[:2])
+    prompts = typed_objects(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), BOXES, image.shape[:2])
     (on_gpu,) = open_segmenter("sam2_hiera_nano", device="cuda").predict(image, prompts)
     (on_cpu,) = open_segmenter("sam2_hiera_nano").predict(image, prompts)
     assert [oracle.iou(a, b) >= 0.95 for a, b in zip(on_gpu, on_cpu, strict=True)] == [True] * 3
@@ -132,7 +132,7 @@ def test_automatic_mode_takes_fewer_points_at_once_until_they_fit(both, settings
 def test_a_gpu_without_memory_is_an_error_that_says_so_and_the_next_run_works(both, little_memory):
     segmenter, _ = both
     image = data.astronaut()
-    prompts = make_prompts(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), BOXES, image.shape[:2])
+    prompts = typed_objects(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), BOXES, image.shape[:2])
     (expected,) = segmenter.predict(image, prompts)
     segmenter.predictor._kept.clear()
     segmenter.predictor.reset_predictor()
@@ -168,7 +168,7 @@ BESIDE = {
 @pytest.mark.parametrize("name", [*BESIDE, "default dtype float64", "default dtype bfloat16", "TF32"])
 def test_masks_do_not_depend_on_what_others_have_set(name, device):
     image, checkpoint = data.coffee(), "sam2_hiera_nano"
-    prompts = make_prompts(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), BOXES, image.shape[:2])
+    prompts = typed_objects(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), BOXES, image.shape[:2])
     settings = AutomaticSettings(**LOOSE | {"crop_n_layers": 1, "points_per_side": 4})
 
     def masks():

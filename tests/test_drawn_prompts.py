@@ -10,7 +10,7 @@ import oracle
 import pytest
 from ikomia import core, dataprocess
 
-from infer_segment_anything_2.infer_segment_anything_2_process import drawn_prompts
+from infer_segment_anything_2.bridge.inputs import drawn_objects
 
 pytestmark = pytest.mark.qt
 
@@ -112,7 +112,7 @@ def test_ellipses_and_polygons_are_the_boxes_around_them():
         core.CGraphicsEllipse(10, 20, 30, 40),
         core.CGraphicsPolygon(vertices((100, 100), (150, 100), (150, 180))),
     ]
-    boxes = drawn_prompts(items, NONE, HW).boxes
+    boxes = [thing.box for thing in drawn_objects(items, NONE, HW)]
     # A polygon's bounding rectangle is one pixel more than its vertices span (ikomia 0.16.1).
     np.testing.assert_array_equal(boxes, [[10, 20, 40, 60], [100, 100, 151, 181]])
 
@@ -120,25 +120,26 @@ def test_ellipses_and_polygons_are_the_boxes_around_them():
 def test_a_scribble_is_points_along_it_with_one_label():
     line = core.CGraphicsPolyline(vertices((10, 10), (30, 10), (30, 60)))
     line.set_category("Background")
-    prompts = drawn_prompts([line, point(5, 6)], NONE, HW)
-    assert len(prompts.points) == 9
-    np.testing.assert_array_equal(prompts.labels, [0] * 8 + [1])
-    np.testing.assert_allclose(prompts.points[:3], [[10, 10], [20, 10], [30, 10]])
-    np.testing.assert_allclose(prompts.points[7:], [[30, 60], [5, 6]])
+    (thing,) = drawn_objects([line, point(5, 6)], NONE, HW)
+    assert len(thing.points) == 9
+    np.testing.assert_array_equal(thing.labels, [0] * 8 + [1])
+    np.testing.assert_allclose(thing.points[:3], [[10, 10], [20, 10], [30, 10]])
+    np.testing.assert_allclose(thing.points[7:], [[30, 60], [5, 6]])
 
 
 def test_a_scribble_without_length_is_a_point():
-    prompts = drawn_prompts([core.CGraphicsPolyline(vertices((10, 10), (10, 10)))], NONE, HW)
-    np.testing.assert_array_equal(prompts.points, [[10, 10]])
+    (thing,) = drawn_objects([core.CGraphicsPolyline(vertices((10, 10), (10, 10)))], NONE, HW)
+    np.testing.assert_array_equal(thing.points, [[10, 10]])
 
 
 def test_given_labels_serve_drawn_points_in_drawing_order():
     items = [point(1, 1), core.CGraphicsPolyline(vertices((10, 10), (30, 10))), point(3, 3, "Background")]
-    prompts = drawn_prompts(items, np.array([0, 1, 1], np.int32), HW)
-    np.testing.assert_array_equal(prompts.labels, [0, *[1] * 8, 1])
-    np.testing.assert_array_equal(drawn_prompts(items, np.array([0], np.int32), HW).labels, [0] * 10)
+    (thing,) = drawn_objects(items, np.array([0, 1, 1], np.int32), HW)
+    np.testing.assert_array_equal(thing.labels, [0, *[1] * 8, 1])
+    (thing,) = drawn_objects(items, np.array([0], np.int32), HW)
+    np.testing.assert_array_equal(thing.labels, [0] * 10)
     with pytest.raises(ValueError, match=r"input_point_label: 2 label\(s\) for 3 point\(s\)"):
-        drawn_prompts(items, np.array([0, 1], np.int32), HW)
+        drawn_objects(items, np.array([0, 1], np.int32), HW)
 
 
 def test_what_is_typed_beats_what_is_drawn(workflow, algo, astronaut):
@@ -157,11 +158,12 @@ def test_what_is_no_prompt_is_named_in_a_warning(workflow, algo, astronaut, capl
 @pytest.mark.parametrize(
     ("item", "said"),
     [
-        (point(600, 10), r"drawn point: entry 1, \[600, 10\], is outside"),
-        (core.CGraphicsRectangle(600, 0, 9, 9), "drawn box: entry 1"),
+        (point(600, 10), r"drawn item 2, a point, \[600, 10\], is outside"),
+        (core.CGraphicsRectangle(600, 0, 9, 9), r"drawn item 2, a box, \[600, 0, 609, 9\], is outside"),
+        (core.CGraphicsPolyline(vertices((10, 10), (400, 700))), r"drawn item 2, a line, \[400, 700\], is outside"),
     ],
-    ids=["a point", "a box"],
+    ids=["a point", "a box", "a line"],
 )
-def test_what_is_drawn_outside_the_image_is_refused(workflow, algo, astronaut, item, said):
+def test_what_is_drawn_outside_the_image_is_refused_by_its_place_in_the_drawing(workflow, algo, astronaut, item, said):
     with pytest.raises(RuntimeError, match=said):
-        drawn(workflow, algo, astronaut, [item])
+        drawn(workflow, algo, astronaut, [core.CGraphicsPolyline(vertices((10, 10), (30, 10))), item])

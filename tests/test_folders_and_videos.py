@@ -215,9 +215,6 @@ def resident_bytes():
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * resource.getpagesize()
 
-def embedding_bytes(kept):
-    return sum(t.nbytes for t in (kept["image_embed"], *kept["high_res_feats"]))
-
 first, rest, video = sys.argv[1:]
 wf = Workflow()
 algo = wf.add_task(name="{NAME}", auto_connect=True)
@@ -229,7 +226,7 @@ wf.run_on(folder=rest)
 wf.set_auto_save(False)
 wf.run_on(path=video)
 predictor = algo._segmenter.predictor
-print(predictor.encoded, len(predictor._kept), resident_bytes() - before, embedding_bytes(predictor._features))
+print(predictor.encoded, len(predictor._kept), resident_bytes() - before, next(iter(predictor._kept.values())).nbytes)
 """
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from skimage import data
 from test_parity_automatic import assert_same_masks
 
-from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
+from infer_segment_anything_2.segmentation.search import AutomaticSettings
 
 WIDTH, HEIGHT = 8000, 6000
 

@@ -10,7 +10,7 @@ from skimage import data
 
 from infer_segment_anything_2.segmentation import mask_generator
 from infer_segment_anything_2.segmentation.mask_decoder import PointDecoder
-from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
+from infer_segment_anything_2.segmentation.search import AutomaticSettings
 from infer_segment_anything_2.segmentation.segmenter import Segmenter
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
-from infer_segment_anything_2.segmentation.masks import (
-    Masks,
-    class_colours,
-    class_names,
-    encode,
-    label_image,
-    overlay,
-    ranked,
-)
+from infer_segment_anything_2.segmentation.masks import Masks, best_of, encode, ranked
+from infer_segment_anything_2.segmentation.painting import class_colours, class_names, label_image, overlay
 
 
 def masks_of(arrays, scores=None, stability=(), image_hw=(4, 6)) -> Masks:
@@ -111,7 +106,7 @@ def test_no_masks_are_masks_too():
     assert none.boxes_xyxy.shape == (0, 4)
     assert len(ranked(none)) == 0
     np.testing.assert_array_equal(label_image(none), np.zeros((4, 6), np.uint8))
-    assert class_names(none.scores) == ["background"]
+    assert class_names(none) == ["background"]
     assert class_colours(0) == [[0, 0, 0]]
 
 
@@ -174,13 +169,36 @@ def test_identical_masks_show_the_later_one():
 
 
 def test_names_carry_the_predicted_iou():
-    assert class_names(np.float32([0.9749, 1, 0.004])) == [
+    assert class_names(masks_of([square(1)] * 3, [0.9749, 1, 0.004])) == [
         "background",
         "mask 1 (0.97)",
         "mask 2 (1.00)",
         "mask 3 (0.00)",
     ]
-    assert len(class_names(np.ones(400, np.float32))) == 256
+    assert len(class_names(masks_of([square(1)] * 400))) == 256
+
+
+def test_a_named_mask_is_called_by_its_name_alone_and_keeps_it_in_another_order():
+    masks = dataclasses.replace(
+        masks_of([square(1), square(2), square(3)], [0.1, 0.2, 0.3]),
+        names=["pot", "", "cup"],
+        ids=[7, None, 9],
+        confidences=[0.5, None, 0.25],
+    )
+    assert class_names(masks) == ["background", "pot", "mask 2 (0.20)", "cup"]
+    taken = masks.take([2, 0])
+    assert (taken.names, taken.ids, taken.confidences) == (["cup", "pot"], [9, 7], [0.25, 0.5])
+
+
+def test_the_best_of_three_candidates_is_chosen_for_each_object_by_its_score():
+    candidates = [
+        dataclasses.replace(masks_of([square(k), square(k + 1)], scores), names=["pot", "cup"])
+        for k, scores in ((1, [0.1, 0.9]), (2, [0.8, 0.2]), (3, [0.3, 0.3]))
+    ]
+    best = best_of(candidates)
+    assert best.areas.tolist() == [4, 4]
+    np.testing.assert_array_equal(best.scores, np.float32([0.8, 0.9]))
+    assert best.names == ["pot", "cup"]
 
 
 # --- colours

@@ -17,10 +17,11 @@ from skimage import data
 
 from infer_segment_anything_2.segmentation import mask_generator, model_loader
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, CheckpointError, fetch_checkpoint
-from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
+from infer_segment_anything_2.segmentation.crops import Crop
 from infer_segment_anything_2.segmentation.memory import GPUMemoryError, MainMemoryError, memory_errors
 from infer_segment_anything_2.segmentation.model_loader import load_model
-from infer_segment_anything_2.segmentation.prompts import make_prompts
+from infer_segment_anything_2.segmentation.objects import typed_objects
+from infer_segment_anything_2.segmentation.search import AutomaticSettings
 from infer_segment_anything_2.segmentation.segmenter import Segmenter
 
 CPU = r"memory of this computer ran out.*choose a smaller model \(model_name\).*input_size_percent"
@@ -52,7 +53,7 @@ def segmenter() -> Segmenter:
 
 def predict(segmenter: Segmenter, image: np.ndarray):
     boxes = np.array([[20, 20, 100, 90]], np.float32)
-    return segmenter.predict(image, make_prompts(boxes[:0, :2], np.zeros(0, np.int64), boxes, image.shape[:2]))
+    return segmenter.predict(image, typed_objects(boxes[:0, :2], np.zeros(0, np.int64), boxes, image.shape[:2]))
 
 
 @pytest.mark.parametrize(
@@ -111,20 +112,15 @@ def test_a_run_without_memory_says_so_and_the_next_one_works(segmenter, monkeypa
     assert found.rles == expected.rles
 
 
-@pytest.mark.parametrize("place", ["_nms", "_encode_rest", "_measure_pixels"])
-def test_a_gpu_without_memory_is_told_wherever_it_happens(segmenter, monkeypatch, place):
-    """As on a GPU: masks are measured there, and encoded at the end."""
-    made = mask_generator.MaskGenerator.__init__
-
-    def as_on_a_gpu(self, *args):
-        made(self, *args)
-        self._measures_pixels = True
-
-    monkeypatch.setattr(mask_generator.MaskGenerator, "__init__", as_on_a_gpu)
+@pytest.mark.usefixtures("measured_as_on_a_gpu")
+@pytest.mark.parametrize(
+    ("owner", "place"), [(mask_generator, "_nms"), (Crop, "encode_rest"), (Crop, "_measure_pixels")]
+)
+def test_a_gpu_without_memory_is_told_wherever_it_happens(segmenter, monkeypatch, owner, place):
     settings = AutomaticSettings(points_per_side=2, pred_iou_thresh=0.1, stability_score_thresh=0.1)
     image = data.astronaut()[:200, :300]
     assert len(segmenter.generate(image, settings))
-    monkeypatch.setattr(mask_generator.MaskGenerator, place, raising(torch.OutOfMemoryError("CUDA out of memory.")))
+    monkeypatch.setattr(owner, place, raising(torch.OutOfMemoryError("CUDA out of memory.")))
     with pytest.raises(GPUMemoryError, match=GPU):
         segmenter.generate(image, settings)
 

@@ -22,9 +22,9 @@ import torch
 from skimage import data
 
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, fetch_checkpoint
-from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
 from infer_segment_anything_2.segmentation.model_loader import load_model
-from infer_segment_anything_2.segmentation.prompts import make_prompts
+from infer_segment_anything_2.segmentation.objects import typed_objects
+from infer_segment_anything_2.segmentation.search import AutomaticSettings
 from infer_segment_anything_2.segmentation.segmenter import Segmenter
 
 EVERYTHING = AutomaticSettings(
@@ -104,8 +104,8 @@ def nano() -> Segmenter:
 
 def segment(segmenter: Segmenter) -> list:
     image = photo()
-    boxes = make_prompts(POINTS, np.array([1, 0]), BOXES, image.shape[:2])
-    point = make_prompts(POINTS[:1], np.array([1]), BOXES[:0], image.shape[:2])
+    boxes = typed_objects(POINTS, np.array([1, 0]), BOXES, image.shape[:2])
+    point = typed_objects(POINTS[:1], np.array([1]), BOXES[:0], image.shape[:2])
     return [
         *segmenter.predict(image, boxes),
         *segmenter.predict(image, point, multimask_output=True, input_size_percent=60),
@@ -409,7 +409,7 @@ import json, sys
 sys.path[:0] = [{str(Path(os.environ["HOME"]) / "Ikomia/Plugins/Python")!r}]
 sys.modules["ikomia"] = None
 from skimage import data
-from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
+from infer_segment_anything_2.segmentation.search import AutomaticSettings
 from infer_segment_anything_2.segmentation.segmenter import open_segmenter
 settings = AutomaticSettings(points_per_side=3, pred_iou_thresh=0.3, stability_score_thresh=0.5, min_mask_region_area=400)
 found = open_segmenter("sam2_hiera_nano").generate(data.astronaut(), settings)

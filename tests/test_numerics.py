@@ -14,9 +14,10 @@ from skimage import data
 
 from infer_segment_anything_2.segmentation.export import save_labels
 from infer_segment_anything_2.segmentation.images import resize_percent
-from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
-from infer_segment_anything_2.segmentation.masks import Masks, class_names, encode, label_image, ranked
-from infer_segment_anything_2.segmentation.prompts import make_prompts
+from infer_segment_anything_2.segmentation.masks import Masks, encode, ranked
+from infer_segment_anything_2.segmentation.objects import typed_objects
+from infer_segment_anything_2.segmentation.painting import class_names, label_image
+from infer_segment_anything_2.segmentation.search import AutomaticSettings
 from infer_segment_anything_2.segmentation.segmenter import Segmenter
 
 LOOSE = {"points_per_side": 4, "pred_iou_thresh": 0.3, "stability_score_thresh": 0.5, "multimask_output": True}
@@ -40,7 +41,7 @@ def assert_those_of_sam2(nano, predictor, image, point=None, box=None, percent=1
     """One object: equal, pixel for pixel, for one mask and for three."""
     points = points_at(point) if point else np.zeros((0, 2), np.float32)
     boxes = np.array([box], np.float32) if box else np.zeros((0, 4), np.float32)
-    prompts = make_prompts(points, np.zeros(0, np.int64), boxes, image.shape[:2])
+    prompts = typed_objects(points, np.zeros(0, np.int64), boxes, image.shape[:2])
     masks = []
     for multimask_output in (False, True):
         theirs, scores, _ = predictor.predict(
@@ -300,4 +301,5 @@ def test_single_pixels_in_the_corners_of_a_long_image_stay_where_they_are(tmp_pa
     ("score", "shown"), [(0.0, "0.00"), (0.00501, "0.01"), (0.994999, "0.99"), (0.995001, "1.00"), (-0.01, "-0.01")]
 )
 def test_scores_are_rounded_in_names(score, shown):
-    assert class_names(np.array([score], np.float32)) == ["background", f"mask 1 ({shown})"]
+    masks = Masks((1, 1), [encode(np.ones((1, 1), bool))], np.array([score], np.float32))
+    assert class_names(masks) == ["background", f"mask 1 ({shown})"]

@@ -11,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from infer_segment_anything_2.bridge.wire import ALIASES, to_text
+from infer_segment_anything_2.bridge.wire import from_text as update
 from infer_segment_anything_2.segmentation import parameters as declared
+from infer_segment_anything_2.segmentation import prompt_text
 from infer_segment_anything_2.segmentation.checkpoints import MODEL_NAMES
-from infer_segment_anything_2.segmentation.parameters import DECLARATION, Limits, Parameters, to_text, update
+from infer_segment_anything_2.segmentation.parameters import DECLARATION, JsonText, Limits, Parameters
+from infer_segment_anything_2.segmentation.request import objects_of
 
 # The table of the contract: name, type, default, accepted values (both ends of a range), refused values.
 FRACTION = (["0", "1", "0.5", "1e-9"], ["-0.0001", "1.0001", "nan", "inf", "-inf", "1e400", "half", ""])
@@ -62,7 +66,7 @@ TABLE = [
 ]
 ACCEPTED = [(name, value) for name, _, _, values, _ in TABLE for value in values]
 REFUSED = [(name, value) for name, _, _, _, values in TABLE for value in values]
-PYTHON_TYPES = {"str": str, "JSON": str, "bool": bool, "int": int, "float": float, "int or None": int}
+PYTHON_TYPES = {"str": str, "JSON": JsonText, "bool": bool, "int": int, "float": float, "int or None": int}
 # What the published plugin (hub version 1.1.0) writes into a workflow file.
 PUBLISHED = {
     "model_name": "sam2_hiera_large",
@@ -89,7 +93,7 @@ PUBLISHED = {
 
 
 def parameter_of(name: str) -> str:
-    return declared.ALIASES.get(name, name)
+    return ALIASES.get(name, name)
 
 
 @pytest.fixture
@@ -250,9 +254,16 @@ def test_a_value_set_by_one_name_can_be_set_back_by_the_other(defaults):
     assert update(by_name, to_text(by_name) | {"iou_thres": "0.1"}) == by_alias
 
 
-def test_two_names_set_to_different_values_are_an_error_that_tells_both(defaults):
-    with pytest.raises(ValueError, match=r"iou_thres: 0\.5 and iou_thresh: 0\.6.*accepted is"):
-        update(defaults, to_text(defaults) | {"iou_thres": "0.5", "iou_thresh": "0.6"})
+def test_of_two_names_with_different_values_the_parameters_own_counts(defaults):
+    assert update(defaults, to_text(defaults) | {"iou_thres": "0.5", "iou_thresh": "0.6"}).iou_thresh == 0.6
+
+
+def test_text_is_parsed_when_it_is_set_and_not_again(defaults, monkeypatch):
+    new = update(defaults, to_text(defaults) | {"input_point": "[[1, 2]]", "input_box": "[0, 0, 5, 5]"})
+    monkeypatch.setattr(prompt_text, "_load_json", None)  # whoever parses fails
+    assert update(new, to_text(new) | {"iou_thresh": "0.3"}).input_point.value.tolist() == [[1, 2]]
+    (thing,) = objects_of(new, (10, 10))
+    assert thing.box.tolist() == [0, 0, 5, 5]
 
 
 # --- text and back
@@ -394,7 +405,7 @@ def test_every_parameter_has_a_label_a_help_text_a_group_and_words_for_what_it_a
     assert declared.accepted(name)
 
 
-@pytest.mark.parametrize("module", ["parameters", "prompts", "checkpoints"])
+@pytest.mark.parametrize("module", ["parameters", "request", "checkpoints"])
 def test_the_studio_panel_can_import_it_without_torch_ikomia_or_qt(module):
     code = (
         f"import sys; sys.path.insert(0, {str(Path(declared.__file__).parents[2])!r})\n"

@@ -11,8 +11,9 @@ import oracle
 import pytest
 from skimage import data
 
-from infer_segment_anything_2.segmentation import mask_generator
-from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
+from infer_segment_anything_2.segmentation import crops, mask_generator
+from infer_segment_anything_2.segmentation.memory import BatchSize
+from infer_segment_anything_2.segmentation.search import AutomaticSettings
 
 LOOSE = {"pred_iou_thresh": 0.3, "stability_score_thresh": 0.5, "points_per_side": 6}
 SETTINGS = {
@@ -74,22 +75,23 @@ def test_the_masks_are_those_of_sam2(nano, oracle_model, image, name):
     assert_same_masks(ours, theirs)
 
 
+@pytest.mark.usefixtures("measured_as_on_a_gpu")
 @pytest.mark.parametrize("name", SETTINGS)
 def test_so_are_those_that_a_gpu_measures_at_the_size_of_the_image(nano, oracle_model, image, name, monkeypatch):
     settings = SETTINGS[name]
     theirs = oracle.mask_generator(oracle_model, **settings).generate(image)
-    monkeypatch.setattr(mask_generator, "GPU_PIXELS_AT_ONCE", 5 * image.shape[0] * image.shape[1])  # some of a batch
+    monkeypatch.setattr(crops, "GPU_PIXELS_AT_ONCE", 5 * image.shape[0] * image.shape[1])  # some of a batch
     generator = mask_generator.MaskGenerator(nano.predictor, AutomaticSettings(**settings))
-    generator._measures_pixels = True
     at_once = []
     upscale = nano.predictor.upscale
     monkeypatch.setattr(
         nano.predictor, "upscale", lambda m, hw: at_once.append(m.shape[0] * np.prod(hw)) or upscale(m, hw)
     )
-    assert_same_masks(generator.masks_of(image), theirs)
-    assert 0 < max(at_once) <= mask_generator.GPU_PIXELS_AT_ONCE
+    assert_same_masks(generator.generate(image), theirs)
+    assert 0 < max(at_once) <= crops.GPU_PIXELS_AT_ONCE
 
 
+@pytest.mark.usefixtures("measured_as_on_a_gpu")
 def test_a_gpu_keeps_masks_without_a_pixel_too_where_no_threshold_drops_them(nano, oracle_model, image):
     """Their stability is 0 / 0, which no threshold lets pass."""
     settings = LOOSE | {"pred_iou_thresh": 0.0, "mask_threshold": 1000.0, "points_per_side": 2, "box_nms_thresh": 1.0}
@@ -97,9 +99,8 @@ def test_a_gpu_keeps_masks_without_a_pixel_too_where_no_threshold_drops_them(nan
     for stability in (0.0, 0.01):
         more = settings | {"stability_score_thresh": stability}
         generator = mask_generator.MaskGenerator(nano.predictor, AutomaticSettings(**more))
-        generator._measures_pixels = True
         ours, theirs = (
-            generator.masks_of(image),
+            generator.generate(image),
             oracle.mask_generator(oracle_model, **more).generate(image),
         )
         assert len(ours) == len(theirs)
@@ -120,13 +121,15 @@ def test_boxes_are_those_of_sam2_to_the_pixel(nano, measures_pixels):
     for of_mask, (x0, y0, x1, y1) in zip(logits, places, strict=False):  # the last one stays empty
         of_mask[y0:y1, x0:x1] = 4
     settings = AutomaticSettings(pred_iou_thresh=0.0, stability_score_thresh=0.0)
-    generator = mask_generator.MaskGenerator(nano.predictor, settings)
-    crop_hw, crop_box, image_hw = (250, 200), [300, 200, 500, 450], (450, 500)  # at two edges of the image
+    crop_hw, crop_box = (250, 200), [300, 200, 500, 450]  # at two edges of the image
+    image = np.zeros((450, 500, 3), np.uint8)
+    with torch.inference_mode():
+        crop = crops.Crop(nano.predictor, settings, BatchSize(16), image, crop_box)
     ious = torch.linspace(0, 1, 6)
     if measures_pixels:
-        data = generator._measure_pixels(torch.as_tensor(logits), ious, crop_hw, crop_box, image_hw)
+        data = crop._measure_pixels(torch.as_tensor(logits), ious)
     else:
-        data = generator._measure(logits, ious, crop_hw, crop_box, image_hw)
+        data = crop._measure(logits, ious)
     upscaled = torch.nn.functional.interpolate(torch.as_tensor(logits)[:, None], crop_hw, mode="bilinear")[:, 0]
     boxes = batched_mask_to_box(upscaled > 0)
     kept = [int(np.flatnonzero(ious.numpy() == iou)[0]) for iou in data["iou_preds"].numpy()]
@@ -140,7 +143,7 @@ def test_neither_and_both_kinds_of_grid_are_refused():
         AutomaticSettings(points_per_side=2, point_grids=[np.ones((1, 2))]),
     ):
         with pytest.raises(ValueError, match="points_per_side = None together with point_grids"):
-            settings.grids()
+            settings.check()
 
 
 def test_the_defaults_are_those_of_sam2():

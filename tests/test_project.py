@@ -40,10 +40,10 @@ import sys
 for name in ("ikomia", "PyQt5", "PyQt6", "PySide6"):
     sys.modules[name] = None
 import numpy as np
-from infer_segment_anything_2.segmentation.prompts import Prompts
+from infer_segment_anything_2.segmentation.objects import Object
 from infer_segment_anything_2.segmentation.segmenter import open_segmenter
 (masks,) = open_segmenter("sam2_hiera_nano").predict(
-    np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), Prompts(boxes=np.array([[8, 8, 50, 50]], np.float32)))
+    np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), [Object(box=np.array([8, 8, 50, 50], np.float32))])
 assert masks[0].shape == (64, 64)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

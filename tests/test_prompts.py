@@ -10,14 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infer_segment_anything_2.segmentation.prompts import (
-    Prompts,
-    make_prompts,
+from infer_segment_anything_2.segmentation.objects import Object, kinds, points_along, stacked, typed_objects
+from infer_segment_anything_2.segmentation.prompt_text import (
     parse_boxes,
     parse_labels,
     parse_point_grids,
     parse_points,
-    points_along,
 )
 
 PARSERS = {
@@ -92,12 +90,10 @@ def test_boxes_flat_nested_or_as_tuples_with_their_corners_put_right(text, expec
         ("[1, 0, 1]", [1, 0, 1]),
         ("(1, 0)", [1, 0]),
         (str((1,)), [1]),
-        ("[[1, 0]]", [1, 0]),
         ("[1.0, 0.0]", [1, 0]),
-        ("[[]]", []),
     ],
 )
-def test_labels_alone_in_a_list_or_as_a_row_of_an_array(text, expected):
+def test_labels_alone_or_in_a_list(text, expected):
     found = parse_labels(text)
     assert found.dtype == np.int32
     assert found.tolist() == expected
@@ -154,7 +150,12 @@ REFUSED = [
     ("input_point", "[[1, 2], [3]]", r"entry 2, \[3\], does not hold 2 numbers"),
     ("input_point", "[[1, 2], 3]", r"entry 2, 3, does not hold 2 numbers"),
     ("input_point", "[1, [2, 3]]", r"entry 1, 1, does not hold 2 numbers"),
-    ("input_point", "[[[1, 2], [3, 4]]]", r"entry 1, .* does not hold 2 numbers"),
+    ("input_point", "[[[1, 2]], [3, 4]]", r"object 2, \[3, 4\], is not a list of points"),
+    ("input_point", "[[[1, 2]], 3]", r"object 2, 3, is not a list of points"),
+    ("input_point", "[[[1, 2]], [[3]]]", r"object 2: entry 1, \[3\], does not hold 2 numbers"),
+    ("input_point", "[[[[1, 2]]]]", r"object 1: entry 1, .* does not hold 2 numbers"),
+    ("input_point_label", "[[]]", r"\[\[\]\] holds no label"),
+    ("input_point_label", "[[1, 2]]", r"object 1: entry 2, 2, is neither 0 nor 1"),
     ("input_point", "[[]]", r"entry 1, \[\], does not hold 2 numbers"),
     ("input_box", "[1, 2, 3]", r"entry 1, \[1, 2, 3\], does not hold 4 numbers"),
     ("input_box", "[[1, 2, 3, 4], [1, 2, 3, 4, 5]]", r"entry 2, .* does not hold 4 numbers"),
@@ -182,7 +183,7 @@ REFUSED = [
     ("input_point_label", '["1"]', "entry 1, '1', is neither 0 nor 1"),
     ("input_point_label", "[true]", "entry 1, True, is neither 0 nor 1"),
     ("input_point_label", "[null]", "entry 1, None, is neither 0 nor 1"),
-    ("input_point_label", "[[1], [0]]", r"entry 1, \[1\], is neither 0 nor 1"),
+    ("input_point_label", "[[1], 0]", r"entry 1, \[1\], is neither 0 nor 1"),
     ("input_point_label", "{}", r"entry 1, \{\}, is neither 0 nor 1"),
     # grids
     ("point_grids", "0.5", "0.5 is not a list of lists of points"),
@@ -211,8 +212,10 @@ def test_numbers_and_lists_are_taken_up_to_their_limits():
         with pytest.raises(ValueError, match="is not finite or too large"):
             parse_points(f"[{number}, 1]")
     assert parse_points(f"[{'[1, 2], ' * 9_999}[1, 2]]").shape == (10_000, 2)
-    with pytest.raises(ValueError, match="10001 entries are too many"):
-        parse_points(f"[{'[1, 2], ' * 10_000}[1, 2]]")
+    assert sum(map(len, parse_points(f"[[[1, 2]], [{'[1, 2], ' * 9_998}[1, 2]]]"))) == 10_000
+    for too_many in (f"[{'[1, 2], ' * 10_000}[1, 2]]", f"[[[1, 2]], [{'[1, 2], ' * 9_999}[1, 2]]]"):
+        with pytest.raises(ValueError, match="10001 entries are too many"):
+            parse_points(too_many)
     text = "[1, 2]"
     assert parse_points(text + " " * 2_000_000).shape == (1, 2)  # blanks around are no characters
     assert parse_points(text[:-1] + " " * (1_000_000 - len(text)) + "]").shape == (1, 2)
@@ -288,37 +291,81 @@ def test_a_scribble_that_waits_at_its_beginning_goes_on():
 
 
 def test_without_labels_every_point_is_foreground():
-    prompts = make_prompts(points([1, 2], [3, 4]), labels(), boxes(), (10, 10))
-    assert prompts.labels.tolist() == [1, 1]
-    assert prompts.labels.dtype == np.int32
+    (thing,) = typed_objects(points([1, 2], [3, 4]), labels(), boxes(), (10, 10))
+    assert thing.labels.tolist() == [1, 1]
+    assert thing.labels.dtype == np.int32
 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_label_serves_all_points(label):
-    assert make_prompts(points([1, 2], [3, 4], [5, 6]), labels(label), boxes(), (10, 10)).labels.tolist() == [label] * 3
+    (thing,) = typed_objects(points([1, 2], [3, 4], [5, 6]), labels(label), boxes(), (10, 10))
+    assert thing.labels.tolist() == [label] * 3
+    things = typed_objects([points([1, 2]), points([3, 4], [5, 6])], labels(label), boxes(), (10, 10))
+    assert [t.labels.tolist() for t in things] == [[label], [label] * 2]
 
 
 def test_labels_stay_with_their_points():
-    assert make_prompts(points([1, 2], [3, 4]), labels(0, 1), boxes(), (10, 10)).labels.tolist() == [0, 1]
+    for given_labels in (labels(0, 1), [labels(0, 1)]):
+        (thing,) = typed_objects(points([1, 2], [3, 4]), given_labels, boxes(), (10, 10))
+        assert thing.labels.tolist() == [0, 1]
+
+
+def test_lists_of_lists_of_points_are_one_object_each_with_labels_alike():
+    text = "[[[1, 2], [3, 4]], [[5, 6]]]"
+    things = typed_objects(parse_points(text), parse_labels("[[1, 0], [1]]"), boxes(), (10, 10))
+    assert [t.points.tolist() for t in things] == [[[1, 2], [3, 4]], [[5, 6]]]
+    assert [t.labels.tolist() for t in things] == [[1, 0], [1]]
+    assert [t.box for t in things] == [None, None]
+
+
+def test_a_list_of_one_label_serves_its_object():
+    things = typed_objects(parse_points("[[[1, 2], [3, 4]], [[5, 6]]]"), parse_labels("[[0], [1]]"), boxes(), (10, 10))
+    assert [t.labels.tolist() for t in things] == [[0, 0], [1]]
+
+
+def test_lists_of_lists_belong_to_boxes_by_their_order_also_where_a_point_lies_in_another_box():
+    given_boxes = boxes([0, 0, 5, 5], [4, 4, 9, 9])
+    things = typed_objects(parse_points("[[[8, 8]], []]"), labels(), given_boxes, (10, 10))
+    assert [t.points.tolist() for t in things] == [[[8, 8]], []]
+    np.testing.assert_array_equal([t.box for t in things], given_boxes)
+
+
+@pytest.mark.parametrize(
+    ("point_text", "label_text", "given_boxes", "said"),
+    [
+        ("[[[1, 2]], [[3, 4]]]", "[1, 0]", [], r"input_point_label: 2 labels for points of 2 object\(s\)"),
+        ("[[[1, 2]], [[3, 4]]]", "[[1]]", [], r"input_point_label: labels of 1 object\(s\) for points of 2"),
+        ("[[[1, 2]], [[3, 4]]]", "[[1], [1, 0]]", [], r"object 2: 2 label\(s\) for 1 point"),
+        ("[[1, 2], [3, 4]]", "[[1], [0]]", [], "labels of 2 objects for points that are one object"),
+        ("[[[1, 2]], []]", "", [], "input_point: object 2 has no points"),
+        ("[[[1, 2]], [[3, 4]]]", "", [[0, 0, 5, 5]], r"points of 2 object\(s\) for 1 box"),
+        ("[[[1, 2]], [[3, 40]]]", "", [], r"input_point: object 2, entry 1, \[3, 40\], is outside the image"),
+    ],
+)
+def test_lists_of_lists_that_do_not_match_are_refused_with_both_counts(point_text, label_text, given_boxes, said):
+    with pytest.raises(ValueError, match=said) as error:
+        typed_objects(parse_points(point_text), parse_labels(label_text), boxes(*given_boxes), (10, 10))
+    assert "accepted is" in str(error.value)
 
 
 @pytest.mark.parametrize(("count", "given_labels"), [(3, (1, 0)), (1, (1, 0)), (2, (1, 1, 1)), (0, (1, 1)), (0, (1,))])
 def test_label_counts_that_do_not_match_are_refused(count, given_labels):
     said = rf"^input_point_label: {len(given_labels)} label\(s\) for {count} point\(s\); accepted is"
     with pytest.raises(ValueError, match=said):
-        make_prompts(points(*[[1, 1]] * count), labels(*given_labels), boxes([0, 0, 5, 5]), (10, 10))
+        typed_objects(points(*[[1, 1]] * count), labels(*given_labels), boxes([0, 0, 5, 5]), (10, 10))
 
 
 @pytest.mark.parametrize("point", [[0, 0], [19, 9], [19.5, 9.9], [0, 9], [-0.0, 0]])
 def test_points_up_to_the_edge_are_inside(point):
-    np.testing.assert_array_equal(make_prompts(points(point), labels(), boxes(), (10, 20)).points, points(point))
+    (thing,) = typed_objects(points(point), labels(), boxes(), (10, 20))
+    np.testing.assert_array_equal(thing.points, points(point))
 
 
 @pytest.mark.parametrize("point", [[20, 5], [5, 10], [-1, 5], [5, -0.1], [15, 15], [math.nan, 5], [1e6, 1e6]])
 def test_a_point_outside_the_image_is_named(point):
     said = r"^input_point: entry 2, \[.*\], is outside the image; accepted is x from 0 to below 20 and y from 0 to below 10"
     with pytest.raises(ValueError, match=said):
-        make_prompts(points([1, 1], point), labels(), boxes(), (10, 20))
+        typed_objects(points([1, 1], point), labels(), boxes(), (10, 20))
 
 
 @pytest.mark.parametrize(
@@ -332,9 +379,9 @@ def test_a_point_outside_the_image_is_named(point):
     ],
 )
 def test_a_box_that_sticks_out_is_clipped(box, clipped):
-    found = make_prompts(points(), labels(), boxes(box), (10, 20)).boxes
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, boxes(clipped))
+    (thing,) = typed_objects(points(), labels(), boxes(box), (10, 20))
+    assert thing.box.dtype == np.float32
+    np.testing.assert_array_equal(thing.box, clipped)
 
 
 @pytest.mark.parametrize(
@@ -343,20 +390,17 @@ def test_a_box_that_sticks_out_is_clipped(box, clipped):
 def test_a_box_wholly_outside_the_image_is_named(box):
     said = r"^input_box: entry 2, \[.*\], is outside the image, which is 20 pixels wide and 10 high; accepted is"
     with pytest.raises(ValueError, match=said):
-        make_prompts(points(), labels(), boxes([1, 1, 2, 2], box), (10, 20))
+        typed_objects(points(), labels(), boxes([1, 1, 2, 2], box), (10, 20))
 
 
 def test_the_given_arrays_are_left_alone():
     box = boxes([-5, -5, 50, 50])
-    make_prompts(points(), labels(), box, (10, 20))
+    typed_objects(points(), labels(), box, (10, 20))
     assert box.tolist() == [[-5, -5, 50, 50]]
 
 
-def test_prompts_are_true_when_something_is_pointed_at():
-    assert not make_prompts(points(), labels(), boxes(), (10, 10))
-    assert make_prompts(points([1, 1]), labels(), boxes(), (10, 10))
-    assert make_prompts(points(), labels(), boxes([1, 1, 2, 2]), (10, 10))
-    assert not Prompts()
+def test_where_nothing_is_pointed_at_there_are_no_objects():
+    assert typed_objects(points(), labels(), boxes(), (10, 10)) == []
 
 
 # --- which object a point belongs to
@@ -386,64 +430,64 @@ labelled_points = st.lists(st.tuples(pixel, pixel, st.integers(0, 1)), max_size=
 
 
 @st.composite
-def any_prompts(draw, min_boxes=0) -> Prompts:
+def any_prompts(draw, min_boxes=0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = draw(labelled_points)
-    return make_prompts(
+    return (
         points(*[row[:2] for row in rows]),
         labels(*[row[2] for row in rows]),
         boxes(*draw(st.lists(box_rows, min_size=min_boxes, max_size=6))),
-        (60, 60),
     )
 
 
 @settings(max_examples=200, deadline=None)
 @given(any_prompts(min_boxes=2))
-def test_a_point_belongs_to_the_smallest_box_around_it_else_to_the_nearest(prompts):
-    expected = [naive_owner(point, prompts.boxes.tolist()) for point in prompts.points.tolist()]
-    assert prompts.owner_of_points().tolist() == expected
+def test_a_point_belongs_to_the_smallest_box_around_it_else_to_the_nearest(prompt):
+    all_points, all_labels, all_boxes = prompt
+    owner = np.array([naive_owner(point, all_boxes.tolist()) for point in all_points.tolist()], np.int64)
+    things = typed_objects(all_points, all_labels, all_boxes, (60, 60))
+    for k, (thing, box) in enumerate(zip(things, all_boxes, strict=True)):
+        np.testing.assert_array_equal(thing.box, box)
+        np.testing.assert_array_equal(thing.points, all_points[owner == k])
+        np.testing.assert_array_equal(thing.labels, all_labels[owner == k] if len(all_points) else [])
 
 
 def test_a_little_smaller_box_is_smaller_also_among_large_ones():
     large = boxes([0, 0, 40000.0, 40000.0], [0, 0, 40000.0, 39999.99])
-    assert Prompts(points([5, 5]), labels(1), large).owner_of_points().tolist() == [1]
+    things = typed_objects(points([5, 5]), labels(1), large, (40000, 40000))
+    assert [len(thing.points) for thing in things] == [0, 1]
 
 
 @pytest.mark.parametrize("box", [[], [[0, 0, 5, 5]]], ids=["no box", "one box"])
 def test_without_several_boxes_all_points_describe_one_object(box):
-    prompts = make_prompts(points([1, 1], [20, 20]), labels(1, 0), boxes(*box), (60, 60))
-    assert prompts.owner_of_points().tolist() == [0, 0]
-    (batch,) = prompts.batches()
-    np.testing.assert_array_equal(batch.point_coords, [[[1, 1], [20, 20]]])
-    np.testing.assert_array_equal(batch.point_labels, [[1, 0]])
-    assert (batch.boxes is None) == (not box)
+    (thing,) = typed_objects(points([1, 1], [20, 20]), labels(1, 0), boxes(*box), (60, 60))
+    np.testing.assert_array_equal(thing.points, [[1, 1], [20, 20]])
+    np.testing.assert_array_equal(thing.labels, [1, 0])
+    assert (thing.box is None) == (not box)
+
+
+# --- grouped for the decoder
 
 
 @settings(max_examples=200, deadline=None)
-@given(any_prompts().filter(bool))
-def test_batches_hold_every_object_once_with_its_points_in_order_and_one_kind_in_each(prompts):
-    batches = prompts.batches()
-    count = max(len(prompts.boxes), 1)
-    assert sorted(k for batch in batches for k in batch.indices) == list(range(count))
-    sizes = [0 if batch.point_coords is None else batch.point_coords.shape[1] for batch in batches]
+@given(any_prompts())
+def test_batches_hold_every_object_once_with_its_points_in_order_and_one_kind_in_each(prompt):
+    things = typed_objects(*prompt, (60, 60))
+    places = kinds(things)
+    assert sorted(k for of_kind in places for k in of_kind) == list(range(len(things)))
+    found = [stacked([things[k] for k in of_kind]) for of_kind in places]
+    sizes = [0 if batch.point_coords is None else batch.point_coords.shape[1] for batch in found]
     assert len(set(sizes)) == len(sizes)
-    assert all(size > 0 or batch.point_coords is None for size, batch in zip(sizes, batches, strict=True))
-    owner = prompts.owner_of_points()
-    for batch in batches:
-        assert (batch.boxes is None) == (len(prompts.boxes) == 0)
-        assert (batch.point_coords is None) == (batch.point_labels is None)
-        for place, k in enumerate(batch.indices):
+    for of_kind, batch in zip(places, found, strict=True):
+        for place, k in enumerate(of_kind):
+            assert (batch.boxes is None) == (things[k].box is None)
+            assert (batch.point_coords is None) == (batch.point_labels is None) == (len(things[k].points) == 0)
             if batch.boxes is not None:
-                assert batch.boxes.shape == (len(batch.indices), 4)
-                np.testing.assert_array_equal(batch.boxes[place], prompts.boxes[k])
+                np.testing.assert_array_equal(batch.boxes[place], things[k].box)
             if batch.point_coords is not None:
-                np.testing.assert_array_equal(batch.point_coords[place], prompts.points[owner == k])
-                np.testing.assert_array_equal(batch.point_labels[place], prompts.labels[owner == k])
-            else:
-                assert not (owner == k).any()
+                np.testing.assert_array_equal(batch.point_coords[place], things[k].points)
+                np.testing.assert_array_equal(batch.point_labels[place], things[k].labels)
 
 
-def test_a_kind_with_too_many_objects_takes_several_batches():
-    boxes = np.array([[i, 0, i + 1, 1] for i in range(7)], np.float32)
-    batches = Prompts(boxes=boxes).batches(at_most=3)
-    assert [b.indices.tolist() for b in batches] == [[0, 1, 2], [3, 4, 5], [6]]
-    np.testing.assert_array_equal(np.concatenate([b.boxes for b in batches]), boxes)
+def test_objects_with_and_without_a_box_are_never_in_one_batch():
+    things = [Object(points([1, 1]), labels(1)), Object(points([2, 2]), labels(1), boxes([0, 0, 5, 5])[0])]
+    assert kinds(things) == [[0], [1]]

@@ -35,7 +35,7 @@ def example():
     spec.loader.exec_module(module)
     ray.cloudpickle.register_pickle_by_value(module)
     module.IMAGES_PER_TASK = 2  # so that a few images are several tasks
-    module.MOST_DEATHS = 2  # to save time: each costs a start of a worker
+    module.MAX_DEATHS = 2  # to save time: each costs a start of a worker
     return module
 
 
@@ -179,15 +179,15 @@ def test_killed_workers_lose_nothing_and_an_image_that_kills_each_is_left_out(
     names = photographs(images, 5)
     once, always = names[1], names[3]
     slow = AUTOMATIC | {"points_per_side": "12", "multimask_output": "True"}  # so that the killer comes in time
-    killer = Killer(results, {once: 1, always: example.MOST_DEATHS})
+    killer = Killer(results, {once: 1, always: example.MAX_DEATHS})
     killer.start()
     try:
         assert example.main(arguments(images, results, slow)) == 1
     finally:
         killer.done.set()
     assert [name for name, _ in killer.killed].count(once) == 1
-    assert [name for name, _ in killer.killed].count(always) == example.MOST_DEATHS
-    assert len({process for _, process in killer.killed}) == 1 + example.MOST_DEATHS
+    assert [name for name, _ in killer.killed].count(always) == example.MAX_DEATHS
+    assert len({process for _, process in killer.killed}) == 1 + example.MAX_DEATHS
     assert read(results / "failures.json") == {
         always: "2 workers died while they segmented it, for want of memory perhaps"
     }

@@ -17,10 +17,12 @@ import pytest
 import torch
 
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, fetch_checkpoint
-from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings, MaskGenerator
+from infer_segment_anything_2.segmentation.crops import Crop
+from infer_segment_anything_2.segmentation.image_predictor import MAX_EMBEDDINGS
 from infer_segment_anything_2.segmentation.model_loader import load_model
-from infer_segment_anything_2.segmentation.prompts import make_prompts
-from infer_segment_anything_2.segmentation.segmenter import KEPT_EMBEDDINGS, Segmenter
+from infer_segment_anything_2.segmentation.objects import typed_objects
+from infer_segment_anything_2.segmentation.search import AutomaticSettings
+from infer_segment_anything_2.segmentation.segmenter import Segmenter
 
 LOOSE = AutomaticSettings(points_per_side=5, pred_iou_thresh=0.3, stability_score_thresh=0.5)
 BOXES = np.array([[20, 20, 200, 200], [150, 20, 300, 200], [290, 340, 510, 510]], np.float32)
@@ -34,7 +36,7 @@ def segmenter() -> Segmenter:
 
 
 def prompts(astronaut):
-    return make_prompts(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), BOXES, astronaut.shape[:2])
+    return typed_objects(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), BOXES, astronaut.shape[:2])
 
 
 def out_of_memory(function, when):
@@ -54,9 +56,9 @@ def test_automatic_mode_takes_fewer_points_at_once_until_they_fit(segmenter, ast
     expected = segmenter.generate(astronaut, settings)
     tried = []
     monkeypatch.setattr(
-        MaskGenerator,
-        "_decode",
-        out_of_memory(MaskGenerator._decode, lambda self, points, *_: tried.append(len(points)) or len(points) > 3),
+        Crop,
+        "_logits",
+        out_of_memory(Crop._logits, lambda self, points, *_: tried.append(len(points)) or len(points) > 3),
     )
     with caplog.at_level(logging.WARNING):
         found = segmenter.generate(astronaut, settings)
@@ -68,7 +70,7 @@ def test_automatic_mode_takes_fewer_points_at_once_until_they_fit(segmenter, ast
 
 
 def test_a_gpu_too_small_for_one_point_is_told_with_what_to_do(segmenter, astronaut, monkeypatch):
-    monkeypatch.setattr(MaskGenerator, "_decode", out_of_memory(MaskGenerator._decode, lambda *_: True))
+    monkeypatch.setattr(Crop, "_logits", out_of_memory(Crop._logits, lambda *_: True))
     with pytest.raises(MemoryError, match=r"memory of the GPU ran out.*choose a smaller model.*cuda to False"):
         segmenter.generate(astronaut, LOOSE)
     monkeypatch.undo()
@@ -77,12 +79,12 @@ def test_a_gpu_too_small_for_one_point_is_told_with_what_to_do(segmenter, astron
 
 def test_prompts_take_fewer_objects_at_once_until_they_fit(segmenter, astronaut, monkeypatch):
     (expected,) = segmenter.predict(astronaut, prompts(astronaut))
-    predict = segmenter.predictor._predict
-    failing = out_of_memory(predict, lambda coords, labels, boxes, **_: len(boxes) > 1)
-    monkeypatch.setattr(segmenter.predictor, "_predict", failing)
+    decode = segmenter.predictor.decode
+    failing = out_of_memory(decode, lambda embedding, coords, labels, boxes, **_: len(boxes) > 1)
+    monkeypatch.setattr(segmenter.predictor, "decode", failing)
     (found,) = segmenter.predict(astronaut, prompts(astronaut))
     assert [oracle.iou(a, b) for a, b in zip(found, expected, strict=True)] == [1, 1, 1]
-    monkeypatch.setattr(segmenter.predictor, "_predict", out_of_memory(predict, lambda *_, **__: True))
+    monkeypatch.setattr(segmenter.predictor, "decode", out_of_memory(decode, lambda *_, **__: True))
     with pytest.raises(MemoryError, match="memory of the GPU ran out"):
         segmenter.predict(astronaut, prompts(astronaut))
 
@@ -102,7 +104,7 @@ def test_an_image_is_encoded_again_after_others_were_forgotten(segmenter, astron
 
     monkeypatch.setattr(segmenter.predictor, "_feature_maps", out_of_memory(encode, lambda *_: True))
     with pytest.raises(MemoryError, match="memory of the GPU ran out"):
-        segmenter.predict(astronaut[:300], make_prompts(BOXES[:0, :2], np.zeros(0, np.int64), BOXES[:1], (300, 512)))
+        segmenter.predict(astronaut[:300], typed_objects(BOXES[:0, :2], np.zeros(0, np.int64), BOXES[:1], (300, 512)))
 
 
 def test_an_image_is_known_by_its_pixels_not_by_its_array(segmenter, astronaut):
@@ -121,7 +123,7 @@ def test_an_image_is_known_by_its_pixels_not_by_its_array(segmenter, astronaut):
 
 def test_the_pixels_in_another_shape_are_another_image(segmenter, astronaut):
     wide = astronaut.reshape(256, 1024, 3)
-    one_box = make_prompts(BOXES[:0, :2], np.zeros(0, np.int64), BOXES[:1], (256, 1024))
+    one_box = typed_objects(BOXES[:0, :2], np.zeros(0, np.int64), BOXES[:1], (256, 1024))
     segmenter.predict(astronaut, one_box)
     (masks,) = segmenter.predict(wide, one_box)
     assert segmenter.predictor.encoded == 2
@@ -129,10 +131,10 @@ def test_the_pixels_in_another_shape_are_another_image(segmenter, astronaut):
 
 
 def test_the_embeddings_of_some_images_are_kept_and_no_more(segmenter, astronaut):
-    images = [np.roll(astronaut, 10 * k, axis=0) for k in range(KEPT_EMBEDDINGS + 1)]
+    images = [np.roll(astronaut, 10 * k, axis=0) for k in range(MAX_EMBEDDINGS + 1)]
     for image in images:
         segmenter.predict(image, prompts(astronaut))
-    assert len(segmenter.predictor._kept) == KEPT_EMBEDDINGS
+    assert len(segmenter.predictor._kept) == MAX_EMBEDDINGS
     segmenter.predict(images[1], prompts(astronaut))
     assert segmenter.predictor.encoded == len(images)
     segmenter.predict(images[0], prompts(astronaut))  # the oldest was given up

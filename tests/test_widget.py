@@ -24,9 +24,11 @@ from hypothesis import strategies as st  # noqa: E402
 from ikomia import core  # noqa: E402
 
 from infer_segment_anything_2 import infer_segment_anything_2_widget as module  # noqa: E402
+from infer_segment_anything_2.bridge.wire import from_text as update  # noqa: E402
+from infer_segment_anything_2.bridge.wire import to_text  # noqa: E402
 from infer_segment_anything_2.infer_segment_anything_2_process import InferSegmentAnything2Param  # noqa: E402
 from infer_segment_anything_2.segmentation import parameters as declared  # noqa: E402
-from infer_segment_anything_2.segmentation.parameters import DECLARATION, Parameters, to_text, update  # noqa: E402
+from infer_segment_anything_2.segmentation.parameters import DECLARATION, Parameters  # noqa: E402
 
 pytestmark = pytest.mark.qt
 

@@ -42,9 +42,9 @@ import torch  # noqa: E402
 from pycocotools import mask as coco  # noqa: E402
 from skimage import data, transform  # noqa: E402
 
-from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings  # noqa: E402
 from infer_segment_anything_2.segmentation.masks import encode  # noqa: E402
 from infer_segment_anything_2.segmentation.model_loader import load_model  # noqa: E402
+from infer_segment_anything_2.segmentation.search import AutomaticSettings  # noqa: E402
 from infer_segment_anything_2.segmentation.segmenter import Segmenter, open_segmenter  # noqa: E402
 from infer_segment_anything_2.segmentation.threads import steady_threads  # noqa: E402
 

@@ -1,0 +1,86 @@
+"""What goes out to a workflow: which outputs there are, and masks as label images and instances."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from ikomia import core, dataprocess
+
+from infer_segment_anything_2.segmentation.images import to_rgb8
+from infer_segment_anything_2.segmentation.masks import MAX_LABELS, Masks
+from infer_segment_anything_2.segmentation.painting import class_colours, class_names, label_image, overlay
+
+logger = logging.getLogger(__name__)
+
+
+class OverlaidImage(dataprocess.CImageIO):
+    """An image that shows masks over itself without darkening what is not masked.
+
+    ikomia's own overlay (seen in 0.15.1 and 0.16.1) blends the background with its colour, black, and fails on images
+    with an alpha channel.
+    """
+
+    def __init__(self) -> None:
+        dataprocess.CImageIO.__init__(self, core.IODataType.IMAGE)
+
+    def get_image_with_mask(self, mask_io: dataprocess.CSemanticSegmentationIO) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB: the image with the masks of `mask_io` in their colours, or without any before a run."""
+        if not self.is_data_available():
+            raise ValueError("There is no image to show yet: run the workflow first.")
+        image, labels = to_rgb8(self.get_image()), mask_io.get_mask()
+        return overlay(image, labels, mask_io.get_colors()) if labels.shape == image.shape[:2] else image
+
+
+def publish(task: dataprocess.CSemanticSegmentationTask, candidates: Sequence[Masks], instance_output: bool) -> None:
+    """Fill outputs 1, 2, … of `task` with one label image each and the last with instances; none of an earlier run stays."""
+    while task.get_output_count() > 2:
+        task.remove_output(task.get_output_count() - 1)
+    for index, masks in enumerate(candidates, start=1):
+        if index > 1:
+            task.add_output(dataprocess.CSemanticSegmentationIO())
+        _fill_labels(task.get_output(index), masks)
+    if instance_output:
+        instances = dataprocess.CInstanceSegmentationIO()
+        task.add_output(instances)
+        _fill_instances(instances, task.name, candidates)
+
+
+def _fill_labels(output: dataprocess.CSemanticSegmentationIO, masks: Masks) -> None:
+    if len(masks) > MAX_LABELS:  # Ikomia's label image has 8 bits: one of 16 raises in its OpenCV (0.16.1)
+        logger.warning(
+            "A label image holds %d masks: %d of the %d are not painted. instance_output = True gives all of them.",
+            MAX_LABELS,
+            len(masks) - MAX_LABELS,
+            len(masks),
+        )
+    names = class_names(masks)
+    output.clear_data()
+    output.set_class_names(names)
+    output.set_class_colors(class_colours(len(names) - 1))
+    output.set_mask(label_image(masks))
+
+
+def _fill_instances(output: dataprocess.CInstanceSegmentationIO, task_name: str, candidates: Sequence[Masks]) -> None:
+    height, width = candidates[0].image_hw
+    output.init(task_name, 0, width, height)
+    number = 0
+    for masks in candidates:
+        colours = class_colours(len(masks))
+        for k, (mask, (x0, y0, x1, y1)) in enumerate(zip(masks, masks.boxes_xyxy.tolist(), strict=True)):
+            output.add_object(
+                number,
+                0,
+                k + 1,
+                masks.name_of(k) or f"mask {k + 1}",
+                float(masks.scores[k]),
+                x0,
+                y0,
+                x1 - x0,
+                y1 - y0,
+                np.ascontiguousarray(mask, np.uint8),
+                colours[k + 1],
+            )
+            number += 1
