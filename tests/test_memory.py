@@ -6,9 +6,11 @@ What a GPU does is in test_segmenter.py, simulated, and in test_cuda.py, on a re
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -18,7 +20,13 @@ from skimage import data
 from infer_segment_anything_2.segmentation import mask_generator, model_loader
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, CheckpointError, fetch_checkpoint
 from infer_segment_anything_2.segmentation.crops import Crop
-from infer_segment_anything_2.segmentation.memory import GPUMemoryError, MainMemoryError, memory_errors
+from infer_segment_anything_2.segmentation.memory import (
+    BatchSize,
+    GPUMemoryError,
+    MainMemoryError,
+    in_batches,
+    memory_errors,
+)
 from infer_segment_anything_2.segmentation.model_loader import load_model
 from infer_segment_anything_2.segmentation.objects import typed_objects
 from infer_segment_anything_2.segmentation.search import AutomaticSettings
@@ -161,6 +169,102 @@ def test_damaged_weights_are_still_called_damaged(monkeypatch):
     monkeypatch.setattr(torch, "load", raising(RuntimeError("PytorchStreamReader failed reading zip archive")))
     with pytest.raises(CheckpointError, match="damaged"):
         load_model(fetch_checkpoint(name), CATALOGUE[name].config, "cpu", True)
+
+
+class Gpu:
+    """Sums up batches, of at most `fits` items; `log` has the batches tried and the rooms made, in order."""
+
+    def __init__(self, fits: int) -> None:
+        self.fits = fits
+        self.log: list[object] = []
+
+    def compute(self, batch) -> int:
+        self.log.append([int(item) for item in batch])
+        if len(batch) > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return int(sum(batch))
+
+    def make_room(self) -> None:
+        self.log.append("room")
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_items_are_computed_in_batches_as_the_results_are_asked_for(kind):
+    gpu, size = Gpu(fits=4), BatchSize(4)
+    results = in_batches(kind([1, 2, 3, 4, 5, 6]), size, gpu.compute, gpu.make_room, "point")
+    assert gpu.log == []
+    assert next(results) == 10
+    assert gpu.log == [[1, 2, 3, 4]]
+    assert list(results) == [11]
+    assert size == BatchSize(4)
+    assert list(in_batches(kind([]), size, gpu.compute, gpu.make_room, "point")) == []
+
+
+def test_a_gpu_without_memory_gets_half_of_the_items_here_and_in_later_batches(caplog):
+    gpu, size = Gpu(fits=3), BatchSize(8)
+    with caplog.at_level(logging.WARNING):
+        assert list(in_batches(range(10), size, gpu.compute, gpu.make_room, "point")) == [1, 5, 9, 13, 17]
+    tried = [list(range(8)), "room", [0, 1, 2, 3], "room", [0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    assert gpu.log == tried
+    said = "The memory of the GPU ran out: {} point(s) at once from here on."
+    assert caplog.messages == [said.format(4), said.format(2)]
+    gpu.log.clear()
+    assert list(in_batches([1, 2, 3], size, gpu.compute, gpu.make_room, "point")) == [3, 3]
+    assert gpu.log == [[1, 2], [3]]
+
+
+def test_half_of_a_short_batch_is_less_than_half_of_the_batch_size():
+    gpu, size = Gpu(fits=2), BatchSize(64)
+    assert list(in_batches([1, 2, 3], size, gpu.compute, gpu.make_room, "point")) == [1, 2, 3]
+    assert gpu.log == [[1, 2, 3], "room", [1], [2], [3]]
+
+
+def test_a_single_item_is_tried_again_when_room_was_made_for_it():
+    gpu = Gpu(fits=0)
+
+    def make_room():
+        gpu.fits = 1
+
+    def compute(batch):
+        result = gpu.compute(batch)
+        gpu.fits = 0  # what was computed takes the room, so the next item needs room of its own
+        return result
+
+    assert list(in_batches([1, 2], BatchSize(1), compute, make_room, "image")) == [1, 2]
+    assert gpu.log == [[1], [1], [2], [2]]
+
+
+@pytest.mark.parametrize(("at_once", "tried"), [(1, [[7], "room", [7]]), (2, [[7, 8], "room", [7]])])
+def test_a_single_item_that_does_not_fit_although_room_was_made_is_an_error(at_once, tried):
+    gpu = Gpu(fits=0)
+    with pytest.raises(GPUMemoryError, match="GPU ran out, even for one image at a time") as caught:
+        list(in_batches([7, 8], BatchSize(at_once), gpu.compute, gpu.make_room, "image"))
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    assert gpu.log == tried
+
+
+def test_what_a_failed_attempt_had_made_is_gone_when_room_is_made():
+    made = []
+
+    def compute(batch):
+        half_done = np.zeros(len(batch))
+        made.append(weakref.ref(half_done))
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return 0
+
+    rooms = []
+    list(in_batches([1, 2], BatchSize(2), compute, lambda: rooms.append([ref() for ref in made]), "point"))
+    assert rooms == [[None]]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), KeyboardInterrupt()], ids=repr)
+def test_another_error_ends_the_batches(error):
+    gpu = Gpu(fits=1)
+    with pytest.raises(type(error)) as caught:
+        list(in_batches([1, 2], BatchSize(1), raising(error), gpu.make_room, "point"))
+    assert caught.value is error
+    assert gpu.log == []
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS")
