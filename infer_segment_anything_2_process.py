@@ -26,7 +26,7 @@ from infer_segment_anything_2.segmentation.masks import (
     ranked,
 )
 from infer_segment_anything_2.segmentation.memory import memory_errors
-from infer_segment_anything_2.segmentation.model_loader import blamed_on_config, check_files
+from infer_segment_anything_2.segmentation.own_files import blamed_on_config, check_files
 from infer_segment_anything_2.segmentation.parameters import (
     Parameters,
     as_logit,
