@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from .messages import fault_of_file, in_short, not_accepted, shown
 from .sam2_package import SAM2Base, model_class, package_folder
 
-#: The released configs have 4,000 bytes. OmegaConf takes seconds for ten times as many, and minutes for a megabyte.
-MAX_BYTES = 40_000
+#: The released configs have 4,000 bytes. OmegaConf takes seconds for five times as many, and minutes for a megabyte.
+MAX_BYTES = 20_000
 #: The released ones are 6 deep. PyYAML's time grows with the square of the depth: 8 s for 5,000 brackets.
 MAX_DEPTH = 50
 _ACCEPTED = "the path of a YAML file, a config of the sam2 package such as configs/sam2/sam2_hiera_s.yaml, or empty"

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from infer_segment_anything_2.segmentation import parameters as declared
 from infer_segment_anything_2.segmentation import prompts as prompting
 from infer_segment_anything_2.segmentation.checkpoints import MODEL_NAMES
+from infer_segment_anything_2.segmentation.config import read_config
 from infer_segment_anything_2.segmentation.images import resize_percent, to_rgb8
-from infer_segment_anything_2.segmentation.model_loader import read_config
 from infer_segment_anything_2.segmentation.parameters import Parameters, as_meant, to_text, update
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 1000))
@@ -498,7 +498,7 @@ def test_any_config_is_a_tree_of_sam2s_own_classes_or_refused_by_its_name(config
     tree, refusal = tried(read_config, str(config_path))
     if refusal:
         assert refusal.startswith(f"config_file {config_path}"), refusal
-        assert "Accepted: " in refusal
+        assert re.search("[Aa]ccepted", refusal), refusal
         assert refusal.isprintable()
         assert len(refusal) < 900
     else:
