@@ -19,8 +19,8 @@ from infer_segment_anything_2.bridge.wire import check_names, from_text, to_text
 from infer_segment_anything_2.segmentation.export import save_coco, save_labels
 from infer_segment_anything_2.segmentation.masks import Masks
 from infer_segment_anything_2.segmentation.memory import memory_errors
-from infer_segment_anything_2.segmentation.model_loader import blamed_on_config, check_files
 from infer_segment_anything_2.segmentation.objects import Object
+from infer_segment_anything_2.segmentation.own_files import blamed_on_config, check_files
 from infer_segment_anything_2.segmentation.parameters import Parameters, cuda_is_available
 from infer_segment_anything_2.segmentation.request import make_request, objects_of
 

@@ -174,9 +174,9 @@ TABLE = [
     ("a device for a config", {"config_file": "/dev/zero"}, f"config_file '/dev/zero' is no ordinary file; {YAML}"),
     ("a config path of 300 characters", {"config_file": "x" * 300}, f"config_file 'xxx…xxx' cannot be opened (File name too long); {YAML}"),
     ("a NUL in a config path", {"config_file": "my\0.yaml"}, f"config_file 'my\\x00.yaml' cannot be opened (embedded null byte); {YAML}"),
-    ("weights for a config", {"config_file": str(NANO)}, f"config_file {NANO} cannot be read: it is larger than 1000000 bytes. Accepted: a YAML file like those in sam2/configs."),
-    ("an empty config", {"config_file": "{folder}/empty"}, "config_file {folder}/empty: model is 'None'. Accepted: a mapping with a _target_, as in the files of sam2/configs."),
-    ("a training config", {"config_file": "configs/sam2.1_training/sam2.1_hiera_b+_MOSE_finetune.yaml"}, "config_file …_MOSE_finetune.yaml: vos.train_transforms[[]0]._target_ is 'training.dataset.transforms.ComposeAPI'. Accepted: a torch.nn.Module class of the sam2 package, such as sam2.modeling.sam2_base.SAM2Base."),
+    ("weights for a config", {"config_file": str(NANO)}, f"config_file {NANO} cannot be read: it is larger than 20000 bytes. Accepted: a YAML file like those in sam2/configs."),
+    ("an empty config", {"config_file": "{folder}/empty"}, "config_file {folder}/empty: model: None is not accepted; accepted is a mapping with a _target_, as in the files of sam2/configs."),
+    ("a training config", {"config_file": "configs/sam2.1_training/sam2.1_hiera_b+_MOSE_finetune.yaml"}, "config_file …_MOSE_finetune.yaml: vos.train_transforms[[]0]._target_: 'training.dataset.transforms.ComposeAPI' is not accepted; accepted is a torch.nn.Module class of the sam2 package, such as sam2.modeling.sam2_base.SAM2Base."),
     ("a config with a negative size", {"config_file": "{folder}/image_size_-1.yaml"}, "config_file: the model that {folder}/image_size_-1.yaml describes fails (Trying to create tensor with negative dimension …). Accepted: the YAML with which the weights were trained."),
     # --- images
     ("no pixels", {}, "The input image is empty or missing. Accepted is an image of one pixel or more.", np.zeros((0, 0, 3), np.uint8)),

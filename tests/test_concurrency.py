@@ -316,7 +316,7 @@ nano.predictor._kept.clear()
 from infer_segment_anything_2.segmentation import model_loader, segmenter
 forked, holding = threading.Event(), threading.Event()
 def hold():
-    with model_loader._import_lock, model_loader._filters_lock, segmenter._opening:
+    with model_loader._filters_lock, segmenter._opening:
         holding.set()
         assert forked.wait(100)
 computing = threading.Event()

@@ -24,8 +24,8 @@ from infer_segment_anything_2.bridge.wire import ALIASES, check_names, from_text
 from infer_segment_anything_2.segmentation import parameters as declared
 from infer_segment_anything_2.segmentation import prompt_text as prompting
 from infer_segment_anything_2.segmentation.checkpoints import MODEL_NAMES
+from infer_segment_anything_2.segmentation.config import read_config
 from infer_segment_anything_2.segmentation.images import resize_percent, to_rgb8
-from infer_segment_anything_2.segmentation.model_loader import read_config
 from infer_segment_anything_2.segmentation.objects import kinds, typed_objects
 from infer_segment_anything_2.segmentation.parameters import Parameters
 from infer_segment_anything_2.segmentation.request import make_request
@@ -500,7 +500,7 @@ def test_any_config_is_a_tree_of_sam2s_own_classes_or_refused_by_its_name(config
     tree, refusal = tried(read_config, str(config_path))
     if refusal:
         assert refusal.startswith(f"config_file {config_path}"), refusal
-        assert "Accepted: " in refusal
+        assert re.search("[Aa]ccepted", refusal), refusal
         assert refusal.isprintable()
         assert len(refusal) < 900
     else:

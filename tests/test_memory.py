@@ -11,13 +11,14 @@ import os
 import subprocess
 import sys
 import weakref
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from skimage import data
 
-from infer_segment_anything_2.segmentation import mask_generator, model_loader
+from infer_segment_anything_2.segmentation import mask_generator
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, CheckpointError, fetch_checkpoint
 from infer_segment_anything_2.segmentation.crops import Crop
 from infer_segment_anything_2.segmentation.memory import (
@@ -165,7 +166,7 @@ def test_a_gpu_too_small_for_the_model_is_told(monkeypatch):
 
 def test_damaged_weights_are_still_called_damaged(monkeypatch):
     name = "sam2_hiera_nano"
-    monkeypatch.setattr(model_loader.zipfile, "is_zipfile", lambda path: True)
+    monkeypatch.setattr(zipfile, "is_zipfile", lambda path: True)
     monkeypatch.setattr(torch, "load", raising(RuntimeError("PytorchStreamReader failed reading zip archive")))
     with pytest.raises(CheckpointError, match="damaged"):
         load_model(fetch_checkpoint(name), CATALOGUE[name].config, "cpu", True)

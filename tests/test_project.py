@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import zipfile
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from conftest import NAME, ROOT
@@ -32,6 +34,28 @@ def imported_names(path) -> set[str]:
 @pytest.mark.parametrize("path", sorted((ROOT / "segmentation").glob("*.py")), ids=lambda p: p.name)
 def test_segmentation_imports_neither_ikomia_nor_qt(path):
     assert not {name for name in imported_names(path) if re.match(r"ikomia|PyQt|PySide|Qt", name)}
+
+
+def private_names_of_sam2() -> set[str]:
+    """What sam2 calls with an underscore: methods, functions and attributes."""
+    folder = Path(find_spec("sam2").origin).parent
+    text = "".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.py"))
+    return set(re.findall(r"(?:def |self\.)(_[a-z]\w*)", text))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "segmentation").glob("*.py")), ids=lambda p: p.name)
+def test_one_module_alone_imports_sam2_and_names_its_private_parts(path):
+    found, private = set(), private_names_of_sam2()
+    assert "_prepare_backbone_features" in private
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            found |= {node.module} & {"importlib", "importlib.util"}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & {"importlib", "importlib.util"}
+        elif isinstance(node, ast.Attribute) and node.attr in private and getattr(node.value, "id", "") != "self":
+            found.add(node.attr)
+    found |= imported_names(path) & {"sam2"}
+    assert not found or path.name == "sam2_package.py", found
 
 
 def test_segmentation_works_where_ikomia_and_qt_cannot_be_imported(tmp_path):
