@@ -205,7 +205,7 @@ def automatic(model: Model, work: str, repeats: int, height: int = 768, width: i
     settings = model.thresholds | settings
 
     def ours():
-        model.segmenter.predictor._kept.clear()  # an image seen for the first time
+        model.segmenter.predictor.forget_images()  # an image seen for the first time
         return model.segmenter.generate(image, AutomaticSettings(**settings))
 
     def theirs() -> list[dict]:
@@ -221,10 +221,9 @@ def embedding(model: Model, repeats: int) -> Row:
     predictor = model.segmenter.predictor
 
     def ours() -> torch.Tensor:
-        predictor._kept.clear()
+        predictor.forget_images()
         with model.autocast():
-            predictor.set_image(image)
-        return predictor._features["image_embed"]
+            return predictor.embed(image).image_embed
 
     def of_sam2() -> torch.Tensor:
         with model.autocast():

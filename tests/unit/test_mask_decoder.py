@@ -8,7 +8,7 @@ import pytest
 import torch
 from skimage import data
 
-from infer_segment_anything_2.segmentation import mask_generator
+from infer_segment_anything_2.segmentation import crops
 from infer_segment_anything_2.segmentation.mask_decoder import PointDecoder
 from infer_segment_anything_2.segmentation.search import AutomaticSettings
 from infer_segment_anything_2.segmentation.segmenter import Segmenter
@@ -104,8 +104,8 @@ def test_another_decoder_is_left_to_sam2_with_the_same_masks(monkeypatch):
     settings = AutomaticSettings(points_per_side=5, pred_iou_thresh=0.3, stability_score_thresh=0.5)
     segmenter = Segmenter(model)
     ours = segmenter.generate(data.coffee(), settings)
-    monkeypatch.setattr(mask_generator.PointDecoder, "fits", staticmethod(lambda model: False))
-    monkeypatch.setattr(mask_generator.PointDecoder, "decode", lambda *args, **kwargs: pytest.fail("not left to sam2"))
+    monkeypatch.setattr(crops.PointDecoder, "fits", staticmethod(lambda model: False))
+    monkeypatch.setattr(crops.PointDecoder, "decode", lambda *args, **kwargs: pytest.fail("not left to sam2"))
     theirs = segmenter.generate(data.coffee(), settings)
     assert len(ours) == len(theirs) > 2
     assert min(oracle.iou(a, b) for a, b in zip(ours, theirs, strict=True)) > 0.999

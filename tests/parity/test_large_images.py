@@ -15,7 +15,7 @@ import oracle
 import pytest
 from PIL import Image
 from skimage import data
-from test_parity_automatic import assert_same_masks
+from test_automatic_of_sam2 import assert_same_masks
 
 from infer_segment_anything_2.segmentation.search import AutomaticSettings
 

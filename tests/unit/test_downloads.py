@@ -29,7 +29,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import NAME
+from conftest import NAME, ROOT
 
 from infer_segment_anything_2.segmentation import checkpoints, downloads
 from infer_segment_anything_2.segmentation.checkpoints import CheckpointError, fetch_checkpoint, find_checkpoint
@@ -670,7 +670,7 @@ def test_weights_that_one_may_not_read_are_told(tmp_path):
 def test_in_a_workflow_a_failed_download_is_told_and_the_session_goes_on(workflow, algo, cache, server, monkeypatch):
     import numpy as np
 
-    nano = Path(__file__).resolve().parents[1] / "models"
+    nano = ROOT / "models"
     monkeypatch.setattr(checkpoints, "MODELS_FOLDER", nano)
     weights = (nano / "sam2_hiera_nano.pt").read_bytes()
     entry = replace(

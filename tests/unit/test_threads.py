@@ -15,7 +15,7 @@ from skimage import data
 
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, fetch_checkpoint
 from infer_segment_anything_2.segmentation.model_loader import load_model
-from infer_segment_anything_2.segmentation.prompts import Prompts
+from infer_segment_anything_2.segmentation.objects import Object
 from infer_segment_anything_2.segmentation.segmenter import Segmenter
 
 pytestmark = pytest.mark.skipif(
@@ -33,7 +33,7 @@ def segment() -> tuple[list, list[float]]:
     """Masks and scores of thirty boxes, by a model that remembers no image."""
     name = "sam2_hiera_nano"
     segmenter = Segmenter(load_model(fetch_checkpoint(name), CATALOGUE[name].config, "cpu", True))
-    (masks,) = segmenter.predict(data.astronaut(), Prompts(boxes=thirty_boxes()))
+    (masks,) = segmenter.predict(data.astronaut(), [Object(box=box) for box in thirty_boxes()])
     return masks.rles, masks.scores.tolist()
 
 

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,7 +21,7 @@ from skimage import data
 from infer_segment_anything_2.segmentation import segmenter as module
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, fetch_checkpoint
 from infer_segment_anything_2.segmentation.image_predictor import MAX_EMBEDDINGS
-from infer_segment_anything_2.segmentation.model_loader import load_model, without_deprecations
+from infer_segment_anything_2.segmentation.model_loader import load_model
 from infer_segment_anything_2.segmentation.objects import Object, typed_objects
 from infer_segment_anything_2.segmentation.search import AutomaticSettings
 from infer_segment_anything_2.segmentation.segmenter import Segmenter, open_segmenter
@@ -89,22 +88,6 @@ def test_two_models_at_once_get_each_its_own_masks_and_leave_no_setting_changed(
     for (s, k), masks in zip(jobs, found, strict=True):
         assert_same(masks, expected[s][k])
     assert (torch.get_num_threads(), list(warnings.filters)) == before
-
-
-def test_threads_that_build_at_once_leave_the_filters_of_warnings_as_they_were():
-    before = list(warnings.filters)
-    together = threading.Barrier(4)
-
-    def build() -> None:
-        together.wait()
-        for k in range(200):
-            with without_deprecations():
-                time.sleep(1e-4 * (k % 2))
-
-    with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(build) for _ in range(4)]:
-            done.result()
-    assert warnings.filters == before
 
 
 def test_threads_that_open_a_model_at_once_load_it_once(monkeypatch):
@@ -312,7 +295,7 @@ def test_a_process_forked_while_others_segment_and_load_does_not_wait_for_them()
     code = """
 nano = open_segmenter("sam2_hiera_nano")
 expected = segment(nano, mirrored)
-nano.predictor._kept.clear()
+nano.predictor.forget_images()
 from infer_segment_anything_2.segmentation import model_loader, segmenter
 forked, holding = threading.Event(), threading.Event()
 def hold():

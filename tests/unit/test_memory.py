@@ -1,6 +1,6 @@
 """Memory that runs out is told in a sentence, costs nothing but the run, and is not taken for something else.
 
-What a GPU does is in test_segmenter.py, simulated, and in test_cuda.py, on a real one.
+What a GPU does is in test_segmenter.py, simulated, and in ../parity/test_cuda.py, on a real one.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def test_what_is_clear_already_stays(segmenter):
 def test_a_run_without_memory_says_so_and_the_next_one_works(segmenter, monkeypatch):
     image = data.astronaut()[:200, :300]
     (expected,) = predict(segmenter, image)
-    segmenter.predictor._kept.clear()
+    segmenter.predictor.forget_images()
     with monkeypatch.context() as patch:
         patch.setattr(segmenter.predictor, "_feature_maps", raising(RuntimeError(OF_TORCH)))
         with pytest.raises(MainMemoryError, match=CPU):

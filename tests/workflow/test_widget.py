@@ -1,7 +1,7 @@
 """The Studio panel, driven by keys and clicks: every parameter can be seen and set, and nothing bad is sent.
 
 The same tests run with ikomia 0.16 and PyQt6, and with ikomia 0.15 and PyQt5; without PyQt they are skipped. Run them by
-`pytest tests/test_widget.py`, alone: PyQt has to be imported before ikomia (seen with 0.15.1 and PyQt5 5.15.11).
+`pytest tests/workflow/test_widget.py`, alone: PyQt has to be imported before ikomia (seen with 0.15.1 and PyQt5 5.15.11).
 """
 
 from __future__ import annotations

@@ -545,7 +545,7 @@ def test_masks_do_not_depend_on_the_autocast_of_the_caller(workflow, algo, astro
     algo.set_parameters({"input_point": "[250, 100]"})
     workflow.run_on(array=astronaut)
     expected = mask_of(algo).copy()
-    algo._segmenter.predictor._kept.clear()
+    algo._segmenter.predictor.forget_images()
     with torch.autocast("cpu", torch.bfloat16):
         workflow.run_on(array=astronaut)
     np.testing.assert_array_equal(mask_of(algo), expected)
