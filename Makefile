@@ -100,9 +100,14 @@ package:
 bench: $(READY)
 	@$(VENV)/bin/python -W ignore tests/benchmarks/compare.py $(BENCH)
 
+# mypy sees the checkout under the name that the plugin is imported by: through a link, whatever the checkout's folder is called.
+TYPED := $(addprefix -p infer_segment_anything_2.,$(wildcard segmentation bridge)) \
+	$(addprefix -m infer_segment_anything_2.,$(basename $(wildcard infer_segment_anything_2*.py)))
 lint: $(READY)
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+	@mkdir -p $(WORK)/types && ln -sfn "$(CURDIR)" $(WORK)/types/infer_segment_anything_2
+	@cd $(WORK)/types && $(VENV)/bin/python -m mypy --config-file "$(CURDIR)/pyproject.toml" --cache-dir $(WORK)/mypy $(TYPED)
 
 format: $(READY)
 	@$(VENV)/bin/ruff check --fix .

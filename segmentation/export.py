@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def to_coco(images: Mapping[str, Masks] | Iterable[tuple[str, Masks]]) -> dict[s
         All are of one category, "object": SAM 2 gives no names.
     """
     pairs = images.items() if isinstance(images, Mapping) else images
-    total = len(images) if hasattr(images, "__len__") else None
+    total = len(images) if isinstance(images, Sized) else None
     quiet = True if total is not None and total < MANY else None  # None: where there is a terminal
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def _hydra_left_alone() -> Iterator[None]:
         )
     from hydra.core.global_hydra import GlobalHydra
 
-    hydra = GlobalHydra.instance()
+    hydra: Any = GlobalHydra.instance()
     before = hydra.hydra
     if before is None:
         hydra.hydra = "not initialised: infer_segment_anything_2 is importing sam2"

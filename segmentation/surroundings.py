@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -31,10 +32,16 @@ class _NewTensorsFloat32(TorchFunctionMode):
 
     _MAKERS = frozenset((torch.empty, torch.ones, torch.zeros, torch.linspace, torch.rand, torch.randn))
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         if function in self._MAKERS and kwargs.get("dtype") is None:
-            kwargs = kwargs | {"dtype": torch.float32}
+            kwargs = {**kwargs, "dtype": torch.float32}
         return function(*args, **kwargs)
 
 

@@ -165,11 +165,10 @@ def run_fresh(script: str) -> None:
 import logging
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, fetch_checkpoint
-from infer_segment_anything_2.segmentation.model_loader import load_model
-nano = CATALOGUE["sam2_hiera_nano"]
 def load_nano():
-    return load_model(fetch_checkpoint("sam2_hiera_nano"), nano.config, "cpu", True)
+    from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, fetch_checkpoint
+    from infer_segment_anything_2.segmentation.model_loader import load_model  # imports sam2
+    return load_model(fetch_checkpoint("sam2_hiera_nano"), CATALOGUE["sam2_hiera_nano"].config, "cpu", True)
 hydra = GlobalHydra.instance()
 """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
