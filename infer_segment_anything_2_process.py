@@ -146,7 +146,7 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
                 config_file=parameters.config_file,
                 device="cuda" if use_cuda else "cpu",
                 apply_postprocessing=parameters.apply_postprocessing,
-                on_download=self._progress and self._progress.downloaded,
+                on_download=self._progress.downloaded if self._progress else None,
             )
         return self._segmenter
 

@@ -10,7 +10,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_origin
+from typing import Annotated, Any, Generic, NamedTuple, TypedDict, TypeVar, cast, get_origin
 
 import annotated_types
 import numpy as np
@@ -98,6 +98,18 @@ def _parsed_by(parse: Callable[[str], Any]) -> PlainValidator:
     return PlainValidator(check)
 
 
+class About(TypedDict):
+    """What the declaration of a parameter says beside pydantic's own fields.
+
+    `accepted` is empty where type and limits say it; `step` is how far one click on an arrow changes a number.
+    """
+
+    group: str
+    accepted: str
+    step: float | None
+    example: str
+
+
 def _declare(
     default: Any,
     group: str,
@@ -113,7 +125,7 @@ def _declare(
         limits["default_factory"] = default
     else:
         limits["default"] = default
-    extra = {"group": group, "accepted": accepted, "step": step, "example": example}
+    extra: Any = About(group=group, accepted=accepted, step=step, example=example)
     return Field(title=label, description=help, json_schema_extra=extra, **limits)
 
 
@@ -345,7 +357,8 @@ class Limits(NamedTuple):
 
 def limits(name: str) -> Limits:
     """The bounds of the parameter `name`."""
-    minimum = maximum = None
+    minimum: Any = None
+    maximum: Any = None
     is_open = False
     for rule in DECLARATION[name].metadata:
         if isinstance(rule, annotated_types.Ge):
@@ -367,7 +380,7 @@ def type_name(name: str) -> str:
 
 def accepted(name: str) -> str:
     """What the parameter `name` accepts, in words."""
-    text = DECLARATION[name].json_schema_extra["accepted"]  # type: ignore[index]
+    text = about(name)["accepted"]
     if text:
         return text
     kind = type_name(name)
@@ -382,9 +395,14 @@ def accepted(name: str) -> str:
     return text + (", or None together with point_grids" if kind.endswith("None") else "")
 
 
-def step(name: str) -> float | None:
-    """How far one click on an arrow changes the number `name`; None for what is no number."""
-    return DECLARATION[name].json_schema_extra["step"]  # type: ignore[index, return-value]
+def about(name: str) -> About:
+    """What the declaration of the parameter `name` says beside its type and limits."""
+    return cast(About, DECLARATION[name].json_schema_extra)
+
+
+def label(name: str) -> str:
+    """What the parameter `name` is called where people read it."""
+    return DECLARATION[name].title or name
 
 
 def faults(values: Mapping[str, Any]) -> dict[str, str]:
