@@ -1,6 +1,6 @@
 """Where the checkpoint of a model lies on this machine; one that is missing is downloaded.
 
-The Studio panel imports this module, too: torch is imported where it is used.
+Imported where torch is not: torch comes in where it is used.
 """
 
 from __future__ import annotations

@@ -13,11 +13,9 @@ import numpy.typing as npt
 
 from .messages import listed, short
 
-POINT_FORM = (
-    "[x, y], a list of them (one object) or a list of such lists (one object each), in pixels of the original image"
-)
+POINT_FORM = "[x, y], a list of them, or a list of such lists, in pixels of the original image"
 BOX_FORM = "[x0, y0, x1, y1] or a list of them, in pixels of the original image"
-LABEL_FORM = "1 (foreground), 0 (background), a list of them, or lists like those of input_point"
+LABEL_FORM = "1 (foreground), 0 (background), a list of them, or a list of such lists"
 GRID_FORM = "one list of [x, y] per crop layer, each coordinate from 0 to 1"
 
 #: Longer text is refused before it is read: 50 MB of JSON take a minute and gigabytes.

@@ -36,6 +36,12 @@ def test_segmentation_imports_neither_ikomia_nor_qt(path):
     assert not {name for name in imported_names(path) if re.match(r"ikomia|PyQt|PySide|Qt", name)}
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "segmentation").glob("[!_]*.py")), ids=lambda p: p.name)
+def test_segmentation_explains_nothing_of_ikomias_ways(path):
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"ikomia|studio|\bPyQt", text, re.IGNORECASE)
+
+
 def private_names_of_sam2() -> set[str]:
     """What sam2 calls with an underscore: methods, functions and attributes."""
     folder = Path(find_spec("sam2").origin).parent
@@ -245,7 +251,8 @@ def test_ruff_is_content(command):
 
 def test_the_contributors_guide_names_every_file_of_tests_and_module_that_it_should():
     guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    for name in re.findall(r"`(test_\w+\.py)`", guide):
+    for name in re.findall(r"`(\w+/test_\w+\.py)`", guide):
         assert (ROOT / "tests" / name).is_file(), name
-    for path in (ROOT / "segmentation").glob("[!_]*.py"):
+    for path in [*(ROOT / "segmentation").glob("[!_]*.py"), *(ROOT / "bridge").glob("[!_]*.py")]:
         assert f"    {path.name} " in guide
+    assert not re.search(r"`test_\w+\.py`", guide)  # by its path, or one has to look for it
