@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import TYPE_CHECKING
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +14,16 @@ from ikomia import core, dataprocess
 from ikomia.core.task import TaskParam
 
 from infer_segment_anything_2.bridge.errors import in_a_sentence
-from infer_segment_anything_2.bridge.inputs import drawn_objects, image_of
-from infer_segment_anything_2.bridge.outputs import OverlaidImage, publish
+from infer_segment_anything_2.bridge.inputs import image_of, no_detections, pointed_at
+from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, publish
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
 from infer_segment_anything_2.bridge.wire import check_names, from_text, to_text
 from infer_segment_anything_2.segmentation.export import save_coco, save_labels
 from infer_segment_anything_2.segmentation.masks import Masks
 from infer_segment_anything_2.segmentation.memory import memory_errors
-from infer_segment_anything_2.segmentation.objects import Object
 from infer_segment_anything_2.segmentation.own_files import blamed_on_config, check_files
 from infer_segment_anything_2.segmentation.parameters import Parameters, cuda_is_available
-from infer_segment_anything_2.segmentation.request import make_request, objects_of
+from infer_segment_anything_2.segmentation.request import make_request
 
 if TYPE_CHECKING:
     from infer_segment_anything_2.segmentation.segmenter import Segmenter
@@ -36,11 +37,19 @@ class InferSegmentAnything2Param(TaskParam):
     def __init__(self) -> None:
         TaskParam.__init__(self)
         self.values = Parameters()
+        self.when_set: Callable[[], Any] = lambda: None  #: called with every change
+
+    def __deepcopy__(self, memo: dict) -> InferSegmentAnything2Param:
+        """The same values for another task."""
+        made = InferSegmentAnything2Param()
+        made.values = self.values
+        return made
 
     @in_a_sentence
     def set_values(self, params: dict[str, str]) -> None:
         """Take new values; raises ValueError and changes nothing when one of them is not accepted."""
         self.values = from_text(self.values, {name: params[name] for name in params})
+        self.when_set()
 
     def get_values(self) -> dict[str, str]:
         """All values as text, under every name that they may be set by."""
@@ -50,16 +59,23 @@ class InferSegmentAnything2Param(TaskParam):
 class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
     """Segment Anything 2 as a task of an Ikomia workflow.
 
-    Inputs: 0 the image, 1 drawn graphics. Outputs: 0 the image, 1 the label image (with multimask_output and a prompt
-    1, 2 and 3), last the instances if asked for.
+    Inputs: 0 the image, 1 drawn graphics, 2 detections of another task. Outputs: 0 the image, 1 the label image (with
+    multimask_output 1, 2 and 3), last the instances if asked for.
     """
 
     def __init__(self, name: str, param: InferSegmentAnything2Param | None) -> None:
         dataprocess.CSemanticSegmentationTask.__init__(self, name)
-        self.set_param_object(InferSegmentAnything2Param() if param is None else copy.deepcopy(param))
+        self.add_input(no_detections())
         self.set_output(OverlaidImage(), 0)
+        own = InferSegmentAnything2Param() if param is None else copy.deepcopy(param)
+        self.set_param_object(own)
+        # Outputs follow from the parameters, also from those of a workflow that is loaded: Ikomia sets them on this object,
+        # before it connects the tasks, and does not call the task (0.16.1).
+        task = weakref.ref(self)
+        own.when_set = lambda: (found := task()) and declare(found, own.values)
+        declare(self, own.values)
+        self._told: set[str] = set()  #: warnings that are told once
         self._segmenter: Segmenter | None = None  # held, so that it is not loaded again for the next run
-        self._warned_of_cuda = False
         self._stop_requested = False
         self._masks: list[Masks] = []  #: of the last run
         self._progress: RunProgress | None = None  #: of the run that is under way
@@ -104,11 +120,15 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
                 self._progress = None
             progress.fill()
             self.end_task_run()
+            # Before each run Ikomia puts the output of a connected task here; what is still here then is not connected.
+            self.set_input(no_detections(), 2)
 
     def _segment(self, progress: RunProgress) -> None:
         parameters = self._parameters()
         image = image_of(self.get_input(0))
-        request = make_request(parameters, self._objects(parameters, image), image.shape[:2])
+        image_hw = image.shape[:2]
+        objects = pointed_at(self.get_input(1), self.get_input(2), parameters, image_hw, self._warn_once)
+        request = make_request(parameters, objects, image_hw)
         segmenter = self._open_segmenter(parameters)
         progress.check()
         with blamed_on_config(parameters.config_file):
@@ -119,16 +139,12 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
                 parameters.iou_thresh,
                 parameters.stability_score_thresh,
             )
-        publish(self, self._masks, parameters.instance_output)
+        publish(self, self._masks, parameters)
 
-    def _objects(self, parameters: Parameters, image: npt.NDArray[np.uint8]) -> list[Object]:
-        """What the parameters point at, or else what is drawn; empty for automatic mode."""
-        image_hw = image.shape[:2]
-        graphics = self.get_input(1)
-        typed = objects_of(parameters, image_hw)
-        if typed or not graphics.is_data_available():
-            return typed
-        return drawn_objects(graphics.get_items(), parameters.input_point_label.value, image_hw)
+    def _warn_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            logger.warning(text)
 
     def _open_segmenter(self, parameters: Parameters) -> Segmenter:
         """The shared segmenter that `parameters` ask for, loaded if nobody in this process holds it."""
@@ -136,9 +152,8 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
 
         check_files(parameters.model_weight_file, parameters.config_file)
         use_cuda = parameters.cuda and cuda_is_available()
-        if parameters.cuda and not use_cuda and not self._warned_of_cuda:
-            logger.warning("cuda: no CUDA device was found, the CPU computes instead.")
-            self._warned_of_cuda = True
+        if parameters.cuda and not use_cuda:
+            self._warn_once("cuda: no CUDA device was found, the CPU computes instead.")
         with blamed_on_config(parameters.config_file):
             self._segmenter = open_segmenter(
                 parameters.model_name,

@@ -12,6 +12,7 @@ from ikomia import core, dataprocess
 from infer_segment_anything_2.segmentation.images import to_rgb8
 from infer_segment_anything_2.segmentation.masks import MAX_LABELS, Masks
 from infer_segment_anything_2.segmentation.painting import class_colours, class_names, label_image, overlay
+from infer_segment_anything_2.segmentation.parameters import Parameters
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +35,31 @@ class OverlaidImage(dataprocess.CImageIO):
         return overlay(image, labels, mask_io.get_colors()) if labels.shape == image.shape[:2] else image
 
 
-def publish(task: dataprocess.CSemanticSegmentationTask, candidates: Sequence[Masks], instance_output: bool) -> None:
-    """Fill outputs 1, 2, … of `task` with one label image each and the last with instances; none of an earlier run stays."""
+def declare(task: dataprocess.CSemanticSegmentationTask, parameters: Parameters) -> None:
+    """Give `task` the outputs that follow from its parameters, so that other tasks can be connected to them before a run.
+
+    0 the image, 1 the label image, with multimask_output 2 and 3 those of the other candidates, last the instances if wanted.
+    """
+    wanted = [dataprocess.CSemanticSegmentationIO] * (2 if parameters.multimask_output else 0)
+    if parameters.instance_output:
+        wanted.append(dataprocess.CInstanceSegmentationIO)
+    if [type(task.get_output(k)) for k in range(2, task.get_output_count())] == wanted:
+        return
     while task.get_output_count() > 2:
         task.remove_output(task.get_output_count() - 1)
-    for index, masks in enumerate(candidates, start=1):
-        if index > 1:
-            task.add_output(dataprocess.CSemanticSegmentationIO())
-        _fill_labels(task.get_output(index), masks)
-    if instance_output:
-        instances = dataprocess.CInstanceSegmentationIO()
-        task.add_output(instances)
-        _fill_instances(instances, task.name, candidates)
+    for kind in wanted:
+        task.add_output(kind())
+
+
+def publish(task: dataprocess.CSemanticSegmentationTask, candidates: Sequence[Masks], parameters: Parameters) -> None:
+    """Fill the outputs of `task` with one label image for each candidate, and with instances; none of an earlier run stays."""
+    declare(task, parameters)
+    for k in range(1, task.get_output_count()):
+        task.get_output(k).clear_data()
+    for k, masks in enumerate(candidates, start=1):
+        _fill_labels(task.get_output(k), masks)
+    if parameters.instance_output:
+        _fill_instances(task.get_output(task.get_output_count() - 1), task.name, candidates)
 
 
 def _fill_labels(output: dataprocess.CSemanticSegmentationIO, masks: Masks) -> None:
@@ -57,25 +71,29 @@ def _fill_labels(output: dataprocess.CSemanticSegmentationIO, masks: Masks) -> N
             len(masks),
         )
     names = class_names(masks)
-    output.clear_data()
     output.set_class_names(names)
     output.set_class_colors(class_colours(len(names) - 1))
     output.set_mask(label_image(masks))
 
 
 def _fill_instances(output: dataprocess.CInstanceSegmentationIO, task_name: str, candidates: Sequence[Masks]) -> None:
+    """Each mask as an instance: a named object with its label, id and confidence, another with the predicted IoU."""
     height, width = candidates[0].image_hw
     output.init(task_name, 0, width, height)
     number = 0
+    classes: dict[str, int] = {}  # one index for each distinct label, from 0
     for masks in candidates:
         colours = class_colours(len(masks))
         for k, (mask, (x0, y0, x1, y1)) in enumerate(zip(masks, masks.boxes_xyxy.tolist(), strict=True)):
+            label = masks.name_of(k) or f"mask {k + 1}"
+            given_id = masks.ids[k] if masks.ids else None
+            confidence = masks.confidences[k] if masks.confidences else None
             output.add_object(
-                number,
+                number if given_id is None else given_id,
                 0,
-                k + 1,
-                masks.name_of(k) or f"mask {k + 1}",
-                float(masks.scores[k]),
+                classes.setdefault(label, len(classes)),
+                label,
+                float(masks.scores[k]) if confidence is None else confidence,
                 x0,
                 y0,
                 x1 - x0,

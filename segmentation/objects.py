@@ -17,7 +17,7 @@ from .prompt_text import Labels, Points
 
 @dataclass(frozen=True)
 class Object:
-    """One thing that is pointed at, in pixels of the original image.
+    """One thing that is pointed at, in pixels of the original image; with neither points nor a box its mask is empty.
 
     Attributes:
         points: (P, 2) float32, x and y.
@@ -34,6 +34,11 @@ class Object:
     name: str = ""
     id: int | None = None
     confidence: float | None = None
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether there is anything to ask a model by."""
+        return len(self.points) > 0 or self.box is not None
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,13 @@ def clipped_boxes(
     return clipped
 
 
+def box_inside(box: Sequence[float], image_hw: tuple[int, int]) -> npt.NDArray[np.float32] | None:
+    """A box xyxy cut at the edges of the image, (4,) float32; None where nothing of it, or no number, is left."""
+    height, width = image_hw
+    clipped = np.clip(np.array(box, np.float32), 0, np.array([width, height, width, height], np.float32))
+    return clipped if (clipped[2:] > clipped[:2]).all() else None  # a NaN is not greater
+
+
 def assigned(
     points: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], boxes: npt.NDArray[np.float32]
 ) -> list[Object]:
@@ -180,14 +192,16 @@ def assigned(
 
 
 def kinds(objects: Sequence[Object]) -> list[list[int]]:
-    """The places of objects of one kind, together: with a box or without, with the same number of points.
+    """The places of objects of one kind, together: with a box or without, with the same number of points. Those that are no
+    prompt are left out.
 
     Each kind costs one call of the mask decoder. Objects with different numbers of points are not padded to one length: sam2
     would see the padding as one more token, and its masks would differ from those of the object alone.
     """
     found: dict[tuple[int, bool], list[int]] = {}
     for k, thing in enumerate(objects):
-        found.setdefault((len(thing.points), thing.box is not None), []).append(k)
+        if thing.is_prompt:
+            found.setdefault((len(thing.points), thing.box is not None), []).append(k)
     return [places for _, places in sorted(found.items())]
 
 

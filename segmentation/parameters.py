@@ -184,7 +184,7 @@ class Parameters(BaseModel):
         JsonText("", prompt_text.parse_boxes("")),
         PROMPT,
         "Boxes",
-        "Box prompts, one object each.",
+        "Box prompts, one object each; [] says that there is none.",
         prompt_text.BOX_FORM,
         example="[40, 30, 200, 180]",
     )

@@ -17,7 +17,7 @@ class Request:
     """Masks of `objects`, or by `search` of everything in the image.
 
     Attributes:
-        objects: what is pointed at; empty with a search.
+        objects: what is pointed at, none at all perhaps; also empty with a search.
         search: settings of automatic mode; None where objects are pointed at.
         multimask_output: three candidates for each object instead of one.
         mask_threshold: logit above which a pixel belongs to the mask of an object.
@@ -31,29 +31,32 @@ class Request:
     input_size_percent: int
 
 
-def objects_of(parameters: Parameters, image_hw: tuple[int, int]) -> list[Object]:
-    """The objects that are typed, checked against an image of that height and width; empty where none are.
+def objects_of(parameters: Parameters, image_hw: tuple[int, int]) -> list[Object] | None:
+    """The objects that are typed, checked against an image of that height and width; None where nothing is typed.
+
+    An empty list, '[]', says that there is no object, unless another typed prompt holds one.
 
     Raises:
         ValueError: as :func:`.objects.typed_objects`.
     """
     points, boxes = parameters.input_point.value, parameters.input_box.value
-    if not len(points) and not len(boxes):
-        return []  # labels may be those of drawn points
+    if not len(points) and not len(boxes):  # labels may be those of drawn points
+        is_empty_list = any(text not in ("", "None", "null") for text in (parameters.input_point, parameters.input_box))
+        return [] if is_empty_list else None
     return typed_objects(points, parameters.input_point_label.value, boxes, image_hw)
 
 
-def make_request(parameters: Parameters, objects: list[Object], image_hw: tuple[int, int]) -> Request:
-    """The request for an image of that height and width: masks of `objects`, or a search where there are none.
+def make_request(parameters: Parameters, objects: list[Object] | None, image_hw: tuple[int, int]) -> Request:
+    """The request for an image of that height and width: masks of `objects`, or a search where they are None.
 
     Raises:
         ValueError: a search that :meth:`.AutomaticSettings.check` refuses, or labels of no points.
     """
-    if not objects:
+    if objects is None:
         match_labels(parameters.input_point_label.value, 0)
     return Request(
-        objects,
-        None if objects else _search(parameters, image_hw),
+        objects or [],
+        _search(parameters, image_hw) if objects is None else None,
         parameters.multimask_output,
         _as_logit(parameters.mask_threshold),
         parameters.input_size_percent,

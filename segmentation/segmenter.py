@@ -21,7 +21,7 @@ import torch
 
 from .checkpoints import CATALOGUE, fetch_checkpoint
 from .forks import free_in_children
-from .image_predictor import Embedding, ImagePredictor
+from .image_predictor import ImagePredictor
 from .images import resize_percent
 from .mask_generator import MaskGenerator
 from .masks import RLE, Masks, encode, ranked
@@ -103,7 +103,7 @@ class Segmenter:
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            objects: each with a point or a box at least, in pixels of `image`.
+            objects: in pixels of `image`. One without points and box gets an empty mask, with a score of 0.
             multimask_output: three candidates for each object instead of one.
             mask_threshold: logit above which a pixel belongs to a mask.
             input_size_percent: encode the image at this size; masks are always at the size of `image`.
@@ -113,19 +113,20 @@ class Segmenter:
             order, (H, W) each.
         """
         with self._running():
-            embedding = self.predictor.embed(resize_percent(image, input_size_percent))
-            return self._predict(embedding, objects, image.shape[:2], multimask_output, mask_threshold)
+            return self._predict(image, objects, multimask_output, mask_threshold, input_size_percent)
 
     def _predict(
         self,
-        embedding: Embedding,
+        image: npt.NDArray[np.uint8],
         objects: Sequence[Object],
-        image_hw: tuple[int, int],
         multimask_output: bool,
         mask_threshold: float,
+        input_size_percent: int,
     ) -> list[Masks]:
+        image_hw = image.shape[:2]
         candidates = 3 if multimask_output else 1
-        rles: list[dict[int, RLE]] = [{} for _ in range(candidates)]
+        empty = encode(np.zeros(image_hw, bool))  # of an object that is no prompt
+        rles: list[list[RLE]] = [[empty] * len(objects) for _ in range(candidates)]
         scores = np.zeros((candidates, len(objects)), np.float32)
 
         def decode(places: Sequence[int]) -> None:
@@ -139,13 +140,16 @@ class Segmenter:
             scores[:, places] = ious.float().cpu().numpy().T
 
         size = BatchSize(MAX_OBJECTS_AT_ONCE)
-        for places in kinds(objects):
+        batches = kinds(objects)
+        if batches:  # or the image need not be looked at
+            embedding = self.predictor.embed(resize_percent(image, input_size_percent))
+        for places in batches:
             for _ in in_batches(places, size, decode, lambda: self.predictor.forget_images(embedding), "object"):
                 pass
         return [
             Masks(
                 image_hw,
-                [rles[c][k] for k in range(len(objects))],
+                rles[c],
                 scores[c],
                 names=[thing.name for thing in objects],
                 ids=[thing.id for thing in objects],
