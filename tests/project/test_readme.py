@@ -205,7 +205,7 @@ def test_the_prompts_of_the_text_are_those_of_its_pictures(algo, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "tools"))
     import pictures
 
-    from infer_segment_anything_2.segmentation.prompts import parse_boxes, parse_labels, parse_points
+    from infer_segment_anything_2.segmentation.prompt_text import parse_boxes, parse_labels, parse_points
 
     (point,) = re.findall(r'^    "input_point": "(.*)",$', PROGRAMS[1], re.MULTILINE)
     texts = [{"input_point": point}]
@@ -465,16 +465,16 @@ def a_full_gpu(given) -> str:
     """Torch's error, at its place, without a GPU."""
     import torch
 
-    from infer_segment_anything_2.segmentation.mask_generator import MaskGenerator
+    from infer_segment_anything_2.segmentation.crops import Crop
 
-    decode = MaskGenerator._decode
+    decode = Crop._logits
 
     def decode_few(self, points, *args, **kwargs):
         if len(points) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
         return decode(self, points, *args, **kwargs)
 
-    given.monkeypatch.setattr(MaskGenerator, "_decode", decode_few)
+    given.monkeypatch.setattr(Crop, "_logits", decode_few)
     given.algo.set_parameters({"points_per_side": "3"})
     given.workflow.run_on(array=given.image)  # goes on
     return given.caplog.text
