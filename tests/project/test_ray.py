@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
+import itertools
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +17,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -21,6 +26,7 @@ from PIL import Image
 from skimage import data
 
 from infer_segment_anything_2.segmentation.export import to_coco
+from infer_segment_anything_2.segmentation.masks import Masks, encode
 
 SCRIPT = ROOT / "examples" / "segment_folder_on_ray.py"
 AUTOMATIC = {"points_per_side": "4", "iou_thresh": "0.3", "stability_score_thresh": "0.5", "use_m2m": "False"}
@@ -68,7 +74,16 @@ def arguments(images: Path, results: Path, parameters: dict[str, str]) -> list[s
 
 
 @pytest.fixture
-def in_ikomia(workflow, algo):
+def one_thread():
+    """As each worker has: sums in another order would differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def in_ikomia(workflow, algo, one_thread):
     """The same from Ikomia's task, one image after the other: a function of the folder, the names and the parameters."""
 
     def masks_in_coco(images: Path, names: list[str], parameters: dict[str, str]) -> dict:
@@ -79,10 +94,7 @@ def in_ikomia(workflow, algo):
             found[name] = max(algo.get_masks(), key=lambda masks: masks.scores.max())  # there is one object
         return to_coco(found)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as each worker has: sums in another order would differ in their last bits
-    yield masks_in_coco
-    torch.set_num_threads(threads)
+    return masks_in_coco
 
 
 def photographs(folder: Path, count: int) -> list[str]:
@@ -149,6 +161,100 @@ def test_a_folder_with_bad_images_is_segmented_and_only_what_is_missing_a_second
     with pytest.raises(SystemExit):
         example.main([*command, "--iou_thresh", "0.4"])
     assert "masks made with iou_thresh = 0.3; accepted are the same parameters" in capsys.readouterr().err
+
+
+CATEGORIES = [{"id": 7, "name": "pot"}, {"id": 3, "name": "plate", "supercategory": "food"}, {"id": 12, "name": "cup"}]
+OUTSIDE, NO_AREA, PARTLY = [400, 20, 50, 50], [100, 100, 0, 60], [-20.5, 150, 90, 300]
+
+
+def detections_of(names: list[str]) -> dict:
+    """A COCO file of 200 boxes, ten in most of the images of 320x240, none in the first, and some of an image that is gone."""
+    counts = dict(zip(names, [0, 20] + [10] * (len(names) - 2), strict=True)) | {"gone.png": 2}
+    images = [{"id": 50 + k, "file_name": f"./{name}" if k == 4 else name} for k, name in enumerate(counts)]
+    owners = [image["id"] for image, count in zip(images, counts.values(), strict=True) for _ in range(count)]
+    rng = np.random.default_rng(0)
+    rng.shuffle(owners)
+    boxes = np.hstack([rng.uniform(0, (250, 180), (202, 2)), rng.uniform(20, 60, (202, 2))]).round(1).tolist()
+    boxes[10], boxes[20], boxes[30] = OUTSIDE, NO_AREA, PARTLY
+    annotations = [
+        {"id": 900 - k, "image_id": owner, "bbox": box, "category_id": CATEGORIES[k % 2]["id"], "score": k / 202}
+        for k, (owner, box) in enumerate(zip(owners, boxes, strict=True))
+    ]
+    return {"images": images, "annotations": annotations, "categories": CATEGORIES}
+
+
+def typed_one_after_the_other(workflow, algo, images: Path, names: list[str], coco: dict) -> dict:
+    """What masks.json has to hold: the masks of the same boxes, typed in Ikomia's task image by image."""
+    found, categories = {}, []
+    for name in names:
+        number = next((image["id"] for image in coco["images"] if Path(image["file_name"]) == Path(name)), None)
+        annotations = [a for a in coco["annotations"] if a["image_id"] == number]
+        boxes = [
+            [x, y, x + w, y + h]
+            for x, y, w, h in (a["bbox"] for a in annotations if a["bbox"] not in (OUTSIDE, NO_AREA))
+        ]
+        algo.set_parameters({"input_box": json.dumps(boxes)})
+        workflow.run_on(path=str(images / name))
+        masks = algo.get_masks()[0]
+        usable = iter(zip(masks.rles, masks.scores, strict=True))
+        nothing = (encode(np.zeros((240, 320), bool)), 0)
+        rows = [nothing if a["bbox"] in (OUTSIDE, NO_AREA) else next(usable) for a in annotations]
+        found[name] = Masks((240, 320), [rle for rle, _ in rows], np.array([score for _, score in rows], np.float32))
+        categories += [a["category_id"] for a in annotations]
+    tree = to_coco(found)
+    for annotation, category in zip(tree["annotations"], categories, strict=True):
+        annotation["category_id"] = category
+    return tree | {"categories": CATEGORIES}
+
+
+def test_boxes_of_a_coco_file_become_masks_with_its_categories_interrupted_and_resumed(
+    example, cluster, workflow, algo, one_thread, tmp_path, monkeypatch, capsys
+):
+    images, results, file = tmp_path / "images", tmp_path / "results", tmp_path / "detections.json"
+    names = photographs(images, 21)
+    coco = detections_of(names[:20])  # it does not name the last
+    file.write_text(json.dumps(coco))
+    command = [*arguments(images, results, {}), "--boxes", str(file)]
+
+    run = example.run
+
+    def interrupted(*args):
+        yield from itertools.islice(run(*args), 6)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(example, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            example.main(command)
+    first = files(results)
+    assert 6 <= len(first) < len(names)
+    assert not (results / "masks.json").exists()
+
+    assert example.main(command) == 0
+    assert f"1 images that {file} names are not among those in {images}" in capsys.readouterr().out
+    whole = files(results)
+    assert first.items() <= whole.items()
+    assert set(whole) == {f"{name}.json" for name in names}
+    expected = typed_one_after_the_other(workflow, algo, images, names, coco)
+    assert len(expected["annotations"]) == 200
+    assert read(results / "masks.json") == expected
+    assert read(results / "images" / f"{names[0]}.json")["annotations"] == []
+    alone = read(results / "images" / f"{names[1]}.json")
+    assert alone["categories"] == [{"id": 3, "name": "plate"}, {"id": 7, "name": "pot"}]
+
+    # One box of another category: its image alone is segmented again. Without the boxes the results are not touched.
+    changed = copy.deepcopy(coco)
+    changed["annotations"][40]["category_id"] = 12
+    file.write_text(json.dumps(changed))
+    assert example.main(command) == 0
+    assert "1 images segmented, 20 were before, 0 failed" in capsys.readouterr().out
+    assert sum(whole[name] != time for name, time in files(results).items()) == 1
+    merged = read(results / "masks.json")
+    assert [a["category_id"] for a in merged["annotations"]].count(12) == 1
+    assert [a["segmentation"] for a in merged["annotations"]] == [a["segmentation"] for a in expected["annotations"]]
+    with pytest.raises(SystemExit):
+        example.main(command[:-2])
+    assert "has masks made with boxes = those of a COCO file; accepted are the same" in capsys.readouterr().err
 
 
 class Killer(threading.Thread):
@@ -249,3 +355,58 @@ def test_what_no_worker_can_do_ends_the_run_with_its_reason(example, cluster, tm
     assert example.main(command) == 2
     last = capfd.readouterr().err.partition("the same command goes on with what is missing.\n")[2]
     assert {"weights": str(weights), "results": "File exists"}[broken] in last.splitlines()[0]
+
+
+IMAGE, CATEGORY = {"id": 1, "file_name": "0.png"}, {"id": 1, "name": "pot"}
+BOXED = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}
+
+
+@pytest.mark.parametrize(
+    ("images", "annotation", "message"),
+    [
+        (
+            [IMAGE],
+            BOXED | {"bbox": [1, 2]},
+            "boxes: bbox of annotation 1: [1, 2] is not accepted; accepted is [x, y, w",
+        ),
+        (
+            [IMAGE],
+            BOXED | {"category_id": 2},
+            "boxes: category_id of annotation 1: 2 is not accepted; accepted is an id",
+        ),
+        ([IMAGE], {"bbox": [0, 0, 9, 9]}, "boxes: image_id of annotation 1: None is not accepted; accepted is an id"),
+        ([{"id": 1}], BOXED, "detections.json cannot be read (KeyError: 'file_name'); accepted is a COCO file"),
+        (
+            [IMAGE | {"file_name": "other/0.png"}],
+            BOXED,
+            "of the COCO file, such as ['other/0.png']; accepted are paths",
+        ),
+        ([IMAGE], None, "detections.json cannot be read (Expecting value"),
+    ],
+    ids=["box", "category", "image", "no name", "no image of the folder", "no JSON"],
+)
+def test_what_is_wrong_with_a_file_of_boxes_is_said_before_anything_is_segmented(
+    example, cluster, tmp_path, capsys, images, annotation, message
+):
+    photographs(tmp_path / "images", 1)
+    file = tmp_path / "detections.json"
+    tree = {"images": images, "annotations": [annotation], "categories": [CATEGORY]}
+    file.write_text(json.dumps(tree) if annotation else "no JSON")
+    with pytest.raises(SystemExit):
+        example.main([*arguments(tmp_path / "images", tmp_path / "results", {}), "--boxes", str(file)])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_boxes_of_a_file_and_a_typed_prompt_are_not_taken_together(example, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        example.main([*arguments(tmp_path, tmp_path, BOX), "--boxes", "detections.json"])
+    assert "boxes: it was given beside input_box; accepted is one of them" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_readme_and_of_the_help_are_accepted(example):
+    text = (ROOT / "README.md").read_text() + example.__doc__
+    commands = re.findall(r"python examples/segment_folder_on_ray\.py (.*)", text)
+    assert sum("--boxes" in command for command in commands) == 2
+    for command in commands:
+        example.options().parse_args(shlex.split(command))
