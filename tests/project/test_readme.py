@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import NAME, PLUGINS, ROOT
 from pycocotools.coco import COCO
+from tools.detector import install
 from tools.parameter_list import parameter_list
 
 README = (ROOT / "README.md").read_text()
@@ -168,6 +169,7 @@ def test_the_programs_of_the_readme_run(number, images_url, shown, default_is_na
     (tmp_path / "photos").mkdir()
     shutil.copy(ROOT / "images" / "sample_scene.png", tmp_path / "photos")
     write_video(tmp_path / "video.mp4")
+    install(PLUGINS)  # the detector that one of them has in front
     variables = run(block, images_url)
     assert bool(shown) == ("display(" in block)
     if "algo" in variables:
@@ -236,7 +238,7 @@ def test_the_readme_sets_only_parameters_that_there_are():
         re.findall(r'\(\{"(\w+)": ', README)
     )
     assert len(names) > 8
-    assert names - {"name", "model", "a"} <= set(DECLARATION)
+    assert names - {"name", "model", "a", "prompt"} <= set(DECLARATION)
 
 
 def test_every_file_that_the_readme_names_is_there():
