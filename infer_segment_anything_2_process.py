@@ -72,8 +72,14 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         # Outputs follow from the parameters, also from those of a workflow that is loaded: Ikomia sets them on this object,
         # before it connects the tasks, and does not call the task (0.16.1).
         task = weakref.ref(self)
-        own.when_set = lambda: (found := task()) and declare(found, own.values)
-        declare(self, own.values)
+
+        def declare_outputs() -> None:
+            living = task()
+            if living is not None:
+                declare(living, own.values)
+
+        own.when_set = declare_outputs
+        declare_outputs()
         self._told: set[str] = set()  #: warnings that are told once
         self._segmenter: Segmenter | None = None  # held, so that it is not loaded again for the next run
         self._stop_requested = False
