@@ -44,6 +44,7 @@ from skimage import data, transform  # noqa: E402
 
 from infer_segment_anything_2.segmentation.masks import encode  # noqa: E402
 from infer_segment_anything_2.segmentation.model_loader import load_model  # noqa: E402
+from infer_segment_anything_2.segmentation.objects import Object  # noqa: E402
 from infer_segment_anything_2.segmentation.search import AutomaticSettings  # noqa: E402
 from infer_segment_anything_2.segmentation.segmenter import Segmenter, open_segmenter  # noqa: E402
 from infer_segment_anything_2.segmentation.threads import steady_threads  # noqa: E402
@@ -236,6 +237,33 @@ def embedding(model: Model, repeats: int) -> Row:
     return Row("embedding an image", model.name, "SAM2ImagePredictor.set_image", ours, of_sam2, same, 2 * repeats)
 
 
+def boxes(model: Model, repeats: int, count: int = 100) -> Row:
+    """Boxes of a detector on an image that is embedded already: masks at the size of the image, ours as run lengths."""
+    image = photograph(768, 1024)
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 600, (count, 2))
+    where = np.hstack([corners, corners + rng.uniform(40, 160, (count, 2))]).astype(np.float32)
+    kept = oracle.predictor(model.sam2)
+    with model.autocast():
+        kept.set_image(image)
+
+    def ours():
+        return model.segmenter.predict(image, [Object(box=box) for box in where])[0]
+
+    def theirs() -> np.ndarray:
+        with model.autocast():
+            return kept.predict(box=where, multimask_output=False)[0][:, 0]
+
+    def same(mine, others: np.ndarray) -> None:
+        assert all(np.array_equal(mask, other > 0) for mask, other in zip(mine, others, strict=True)), (
+            "the masks differ"
+        )
+
+    return Row(
+        f"{count} boxes on an image", model.name, "`predict` with all of them, image set", ours, theirs, same, repeats
+    )
+
+
 def loading(folder: Path, repeats: int) -> Row:
     path = folder / "sam2_hiera_large.pt"
 
@@ -358,6 +386,7 @@ def rows(models: list[Model], folder: Path, repeats: int):
         if importlib.util.find_spec("ikomia"):
             yield from prompts_again(model, repeats)
         yield embedding(model, repeats)
+        yield boxes(model, repeats)
     for model in models:
         side = 32 if model.name == "nano" else 16
         points = {"points_per_side": side}

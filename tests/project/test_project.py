@@ -42,6 +42,30 @@ def test_segmentation_explains_nothing_of_ikomias_ways(path):
     assert not re.search(r"ikomia|studio|\bPyQt", text, re.IGNORECASE)
 
 
+MAX_LINES = {
+    f"{NAME}_process.py": 300,
+    f"{NAME}_widget.py": 700,
+    "parameters.py": 600,
+}  # the last declares the parameters
+HOUSE = [*ROOT.glob(f"{NAME}*.py"), *(ROOT / "segmentation").glob("*.py"), *(ROOT / "bridge").glob("*.py")]
+
+
+@pytest.mark.parametrize("path", sorted(HOUSE), ids=lambda p: p.name)
+def test_files_and_functions_stay_small_enough_to_read(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= MAX_LINES.get(path.name, 400)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 55, node.name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "segmentation").glob("*.py")), ids=lambda p: p.name)
+def test_no_class_inherits_from_one_of_sam2(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            assert not [base for base in node.bases if re.match(r"SAM2|Hiera|MaskDecoder", ast.unparse(base))]
+
+
 def private_names_of_sam2() -> set[str]:
     """What sam2 calls with an underscore: methods, functions and attributes."""
     folder = Path(find_spec("sam2").origin).parent
