@@ -68,7 +68,11 @@ class ImagePredictor:
         self._feature_maps: Callable[[Tensor], list[Tensor]] = (
             LeanImageEncoder(model) if lean else self._feature_maps_of_sam2
         )
+        # The position encoding of the embedding's pixels, a constant. On a GPU autocast has a part in what it computes.
         self._image_pe: Tensor | None = None
+        if self.device.type == "cpu":
+            with torch.no_grad():
+                self._image_pe = model.sam_prompt_encoder.get_dense_pe()
         self._kept: OrderedDict[bytes, Embedding] = OrderedDict()
         self._last_image: tuple[npt.NDArray[np.uint8], bytes] | None = None
 
@@ -122,7 +126,7 @@ class ImagePredictor:
         sparse, dense = self.model.sam_prompt_encoder(points=(coords, labels), boxes=None, masks=mask_input)
         logits, ious, _, _ = self.model.sam_mask_decoder(
             image_embeddings=embedding.image_embed,
-            image_pe=self._dense_pe(),
+            image_pe=self.model.sam_prompt_encoder.get_dense_pe() if self._image_pe is None else self._image_pe,
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=multimask_output,
@@ -187,14 +191,6 @@ class ImagePredictor:
 
     def _feature_maps_of_sam2(self, pixels: Tensor) -> list[Tensor]:
         return flat_features(self.model, self.model.forward_image(pixels)["backbone_fpn"])
-
-    def _dense_pe(self) -> Tensor:
-        """The position encoding of the embedding's pixels, a constant: on a CPU it is computed once."""
-        if self.device.type != "cpu":  # autocast has a part in what it computes
-            return self.model.sam_prompt_encoder.get_dense_pe()
-        if self._image_pe is None:
-            self._image_pe = self.model.sam_prompt_encoder.get_dense_pe()
-        return self._image_pe
 
     def _forget_old(self) -> None:
         def kept_bytes() -> int:

@@ -70,10 +70,11 @@ def typed_objects(
     Raises:
         ValueError: labels or boxes of another count than the points, a point or a whole box outside the image.
     """
-    boxes = clipped_boxes(boxes, image_hw, [f"input_box: entry {i}" for i in range(1, len(boxes) + 1)])
+    box_names = [f"input_box: entry {i}" for i in range(1, len(boxes) + 1)]
     if not isinstance(points, list):
+        labels = match_labels(labels, len(points))
         check_points(points, image_hw, [f"input_point: entry {i}" for i in range(1, len(points) + 1)])
-        return assigned(points, match_labels(labels, len(points)), boxes)
+        return assigned(points, labels, clipped_boxes(boxes, image_hw, box_names))
     if len(boxes) not in (0, len(points)):
         raise ValueError(
             f"input_point: points of {len(points)} object(s) for {len(boxes)} box(es) of input_box; accepted is one list of "
@@ -86,6 +87,7 @@ def typed_objects(
             )
         names = [f"input_point: object {k}, entry {i}" for i in range(1, len(of_object) + 1)]
         check_points(of_object, image_hw, names)
+    boxes = clipped_boxes(boxes, image_hw, box_names)
     of_objects = _match_nested_labels(labels, [len(p) for p in points])
     return [Object(of_object, of_objects[k], boxes[k] if len(boxes) else None) for k, of_object in enumerate(points)]
 

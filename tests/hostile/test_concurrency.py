@@ -209,12 +209,14 @@ def test_the_model_can_be_changed_while_another_task_runs_on_it(images):
 
 def run_script(code: str, seconds: float = 120, **environment: str) -> list:
     """What a script printed in JSON, one value a line."""
+    # On all cores, as users start it: the suite itself runs on one thread a process.
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         timeout=seconds,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        env=inherited | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
         cwd=os.environ["HOME"],
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -296,10 +298,10 @@ def test_a_process_forked_while_others_segment_and_load_does_not_wait_for_them()
 nano = open_segmenter("sam2_hiera_nano")
 expected = segment(nano, mirrored)
 nano.predictor.forget_images()
-from infer_segment_anything_2.segmentation import model_loader, segmenter
+from infer_segment_anything_2.segmentation import segmenter, surroundings
 forked, holding = threading.Event(), threading.Event()
 def hold():
-    with model_loader._filters_lock, segmenter._opening:
+    with surroundings._precision_lock, segmenter._opening:
         holding.set()
         assert forked.wait(100)
 computing = threading.Event()

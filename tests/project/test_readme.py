@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import NAME, PLUGINS, ROOT
 from pycocotools.coco import COCO
+from tools.detector import install
 from tools.parameter_list import parameter_list
 
 README = (ROOT / "README.md").read_text()
@@ -168,6 +169,7 @@ def test_the_programs_of_the_readme_run(number, images_url, shown, default_is_na
     (tmp_path / "photos").mkdir()
     shutil.copy(ROOT / "images" / "sample_scene.png", tmp_path / "photos")
     write_video(tmp_path / "video.mp4")
+    install(PLUGINS)  # the detector that one of them has in front
     variables = run(block, images_url)
     assert bool(shown) == ("display(" in block)
     if "algo" in variables:
@@ -205,7 +207,7 @@ def test_the_prompts_of_the_text_are_those_of_its_pictures(algo, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "tools"))
     import pictures
 
-    from infer_segment_anything_2.segmentation.prompts import parse_boxes, parse_labels, parse_points
+    from infer_segment_anything_2.segmentation.prompt_text import parse_boxes, parse_labels, parse_points
 
     (point,) = re.findall(r'^    "input_point": "(.*)",$', PROGRAMS[1], re.MULTILINE)
     texts = [{"input_point": point}]
@@ -236,7 +238,7 @@ def test_the_readme_sets_only_parameters_that_there_are():
         re.findall(r'\(\{"(\w+)": ', README)
     )
     assert len(names) > 8
-    assert names - {"name", "model", "a"} <= set(DECLARATION)
+    assert names - {"name", "model", "a", "prompt"} <= set(DECLARATION)
 
 
 def test_every_file_that_the_readme_names_is_there():
@@ -465,16 +467,16 @@ def a_full_gpu(given) -> str:
     """Torch's error, at its place, without a GPU."""
     import torch
 
-    from infer_segment_anything_2.segmentation.mask_generator import MaskGenerator
+    from infer_segment_anything_2.segmentation.crops import Crop
 
-    decode = MaskGenerator._decode
+    decode = Crop._logits
 
     def decode_few(self, points, *args, **kwargs):
         if len(points) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
         return decode(self, points, *args, **kwargs)
 
-    given.monkeypatch.setattr(MaskGenerator, "_decode", decode_few)
+    given.monkeypatch.setattr(Crop, "_logits", decode_few)
     given.algo.set_parameters({"points_per_side": "3"})
     given.workflow.run_on(array=given.image)  # goes on
     return given.caplog.text

@@ -109,7 +109,7 @@ def install(home: Path) -> Path:
     plugin.mkdir(parents=True)
     for part in (f"{NAME}.py", f"{NAME}_process.py", f"{NAME}_widget.py", "__init__.py"):
         shutil.copy(ROOT / part, plugin / part)
-    for part in ("segmentation", "models", "images"):
+    for part in ("segmentation", "bridge", "models", "images"):
         shutil.copytree(ROOT / part, plugin / part, ignore=shutil.ignore_patterns("__pycache__"))
     return plugin
 

@@ -6,9 +6,11 @@ import logging
 
 import numpy as np
 import pytest
-from conftest import NAME
+from conftest import NAME, PLUGINS, ROOT
 from ikomia import core, dataprocess
 from ikomia.dataprocess.workflow import Workflow
+from pycocotools.coco import COCO
+from tools.detector import install
 
 POT, PLATE, CUP = (150, 20, 150, 180), (20, 20, 100, 100), (290, 340, 200, 150)  # x, y, width, height
 
@@ -328,3 +330,81 @@ def test_a_detector_that_is_disconnected_leaves_no_boxes_and_one_that_is_connect
     workflow.connect_tasks(detector, algo, [(1, 2)])
     workflow.run_on(array=astronaut)
     assert names_of(algo) == ["pot", "plate", "cup"]
+
+
+# --- tasks behind the plugin
+
+
+def test_outputs_follow_from_the_parameters_before_any_run(algo):
+
+    def kinds() -> list[str]:
+        return [type(algo.get_output(k)).__name__ for k in range(1, algo.get_output_count())]
+
+    labels, instances = "CSemanticSegmentationIO", "CInstanceSegmentationIO"
+    assert kinds() == [labels]
+    for params, expected in (
+        ({"instance_output": "True"}, [labels, instances]),
+        ({"multimask_output": "True"}, [labels, labels, labels, instances]),
+        ({"instance_output": "False"}, [labels, labels, labels]),
+        ({"multimask_output": "False"}, [labels]),
+    ):
+        algo.set_parameters(params)
+        assert kinds() == expected
+
+
+def test_in_automatic_mode_the_second_and_third_candidate_stay_empty(astronaut):
+    workflow, algo = chain(multimask_output="True", points_per_side="2", use_m2m="False", iou_thresh="0")
+    algo.set_parameters({"input_box": str(xyxy(POT))})
+    workflow.run_on(array=astronaut)
+    assert all(algo.get_output(k).is_data_available() for k in (1, 2, 3))
+    algo.set_parameters({"input_box": ""})
+    workflow.run_on(array=astronaut)
+    assert [algo.get_output(k).is_data_available() for k in (1, 2, 3)] == [True, False, False]
+
+
+def test_a_chain_that_is_saved_loads_with_its_connections_and_gives_the_same(tmp_path):
+    install(PLUGINS)
+    path = str(ROOT / "images" / "sample_scene.png")
+    workflow = Workflow("saved")
+    detector = workflow.add_task(name="infer_grounding_dino", auto_connect=True)
+    algo = workflow.add_task(name=NAME, auto_connect=True)
+    algo.set_parameters({"model_name": "sam2_hiera_nano", "instance_output": "True", "multimask_output": "True"})
+    behind = workflow.add_task(name="ik_instance_segmentation_filter")
+    behind.set_parameters({"categories": "plate"})
+    workflow.connect_tasks(algo, behind, [(0, 0), (4, 1)])  # an output that is there before any run
+    workflow.run_on(path=path)
+    before = [labels_of(algo, k) for k in (1, 2, 3)]
+    assert algo.get_output(1).get_class_names() == ["background", "pot", "plate", "cup"]
+    assert {o.label for o in behind.get_output(1).get_objects()} == {"plate"}
+    workflow.save(str(tmp_path / "chain.json"))
+
+    loaded = Workflow("loaded")
+    loaded.load(str(tmp_path / "chain.json"))
+    loaded.run_on(path=path)
+    again = {task.name: task for task in (loaded.get_task(i) for i in loaded.get_task_ids())}
+    for k in (1, 2, 3):
+        np.testing.assert_array_equal(labels_of(again[NAME], k), before[k - 1])
+    assert {o.label for o in again["ik_instance_segmentation_filter"].get_output(1).get_objects()} == {"plate"}
+    assert detector.name in again
+
+
+def test_two_plugins_one_after_the_other(astronaut):
+    workflow, first = chain(Detector(*THREE), instance_output="True")
+    second = workflow.add_task(name=NAME)
+    second.set_parameters({"model_name": "sam2_hiera_nano"})
+    workflow.connect_tasks(first, second, [(0, 0), (2, 2)])  # the instances of the first are detections for the second
+    workflow.run_on(array=astronaut)
+    assert names_of(second) == ["pot", "plate", "cup"]
+    boxes = first.get_masks()[0].boxes_xyxy
+    plain, expected = chain(input_box=str(boxes.tolist()))
+    plain.run_on(array=astronaut)
+    np.testing.assert_array_equal(labels_of(second), labels_of(expected))
+
+
+def test_coco_categories_are_the_names(astronaut, tmp_path):
+    workflow, algo = chain(Detector(("cup", CUP), ("pot", POT), ("cup", PLATE)))
+    workflow.run_on(array=astronaut)
+    algo.save_coco(str(tmp_path / "masks.json"), file_name="astronaut.png")
+    coco = COCO(str(tmp_path / "masks.json"))
+    assert {category["id"]: category["name"] for category in coco.dataset["categories"]} == {1: "cup", 2: "pot"}
+    assert [annotation["category_id"] for annotation in coco.dataset["annotations"]] == [1, 2, 1]

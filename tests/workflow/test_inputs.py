@@ -148,10 +148,12 @@ def test_what_is_typed_beats_what_is_drawn(workflow, algo, astronaut):
     np.testing.assert_array_equal(both, alone)
 
 
-def test_what_is_no_prompt_is_named_in_a_warning(workflow, algo, astronaut, caplog):
+def test_what_is_no_prompt_is_named_in_one_warning_and_texts_are_ignored(workflow, algo, astronaut, caplog):
+    others = [core.CGraphicsComplexPolygon(vertices((1, 1), (9, 1), (9, 9)), []) for _ in range(2)]
     with caplog.at_level(logging.WARNING):
-        (mask,) = drawn(workflow, algo, astronaut, [core.CGraphicsText("here", 3, 4), point(250, 100)])
-    assert "TEXT" in caplog.text
+        (mask,) = drawn(workflow, algo, astronaut, [core.CGraphicsText("here", 3, 4), *others, point(250, 100)])
+    assert caplog.text.count("Drawn, and no prompt: COMPLEX_POLYGON.") == 1
+    assert "TEXT" not in caplog.text
     np.testing.assert_array_equal(mask, typed(workflow, algo, astronaut, input_point=[250, 100])[0])
 
 
