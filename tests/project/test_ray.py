@@ -317,7 +317,7 @@ def test_the_command_starts_a_ray_of_its_own_and_one_prompt_may_fit_some_images_
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    assert "input_box: entry 1, [60, 20, 260, 200], is outside the image" in done.stderr
+    assert "input_point: entry 1, [150, 100], is outside the image" in done.stderr
     assert read(results / "masks.json") == in_ikomia(images, names, BOX)
 
 
