@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.util
 import itertools
 import json
@@ -242,16 +241,24 @@ def test_boxes_of_a_coco_file_become_masks_with_its_categories_interrupted_and_r
     alone = read(results / "images" / f"{names[1]}.json")
     assert alone["categories"] == [{"id": 3, "name": "plate"}, {"id": 7, "name": "pot"}]
 
-    # One box of another category: its image alone is segmented again. Without the boxes the results are not touched.
-    changed = copy.deepcopy(coco)
-    changed["annotations"][40]["category_id"] = 12
-    file.write_text(json.dumps(changed))
-    assert example.main(command) == 0
-    assert "1 images segmented, 20 were before, 0 failed" in capsys.readouterr().out
-    assert sum(whole[name] != time for name, time in files(results).items()) == 1
-    merged = read(results / "masks.json")
-    assert [a["category_id"] for a in merged["annotations"]].count(12) == 1
-    assert [a["segmentation"] for a in merged["annotations"]] == [a["segmentation"] for a in expected["annotations"]]
+    # One box of another category: its image alone is segmented again. Without boxes the results are not touched.
+    coco["annotations"][40]["category_id"] = 12
+    file.write_text(json.dumps(coco))
+    again = []
+
+    def noted(job, rows, *args):
+        again.extend(rows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(example, "run", noted)
+    with pytest.raises(KeyboardInterrupt):
+        example.main(command)
+    assert [json.loads(row["detections"]) for row in again] == [
+        example.read_detections(file).of_images[again[0]["name"]]
+    ]
+    assert 12 in [detection["category_id"] for detection in json.loads(again[0]["detections"])]
+    whole.pop(f"{again[0]['name']}.json")
+    assert files(results) == whole
     with pytest.raises(SystemExit):
         example.main(command[:-2])
     assert "has masks made with boxes = those of a COCO file; accepted are the same" in capsys.readouterr().err
