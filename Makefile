@@ -70,7 +70,7 @@ demo: $(READY)
 
 # Several processes with one thread each: in half the time of one process with several.
 test: lint $(QT5)/ready $(QT6)/ready
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n $(JOBS) --maxprocesses 4 --dist loadfile
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	@echo "The panel and drawn prompts with ikomia 0.16.1 and PyQt6:"
 	@$(QT6)/bin/python -m pytest -m qt
 	@echo "The same with ikomia 0.15.1 and PyQt5:"

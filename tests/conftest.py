@@ -32,6 +32,21 @@ with contextlib.suppress(ImportError):
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+#: Files that take longest, first: where several processes share the files, none of them is left with a long one at the end.
+LONGEST = (
+    "test_ray",
+    "test_concurrency",
+    "test_automatic_of_sam2",
+    "test_neighbours",
+    "test_downloads",
+    "test_numerics",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(scope="session")
 def checkout() -> Path:
