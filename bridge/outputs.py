@@ -56,8 +56,10 @@ def publish(task: dataprocess.CSemanticSegmentationTask, candidates: Sequence[Ma
     declare(task, parameters)
     for k in range(1, task.get_output_count()):
         task.get_output(k).clear_data()
-    for k, masks in enumerate(candidates, start=1):
-        _fill_labels(task.get_output(k), masks)
+    # In automatic mode there is one candidate: the other label images are empty.
+    none = candidates[0].take([])
+    for k in range(3 if parameters.multimask_output else 1):
+        _fill_labels(task.get_output(k + 1), candidates[k] if k < len(candidates) else none)
     if parameters.instance_output:
         _fill_instances(task.get_output(task.get_output_count() - 1), task.name, candidates)
 

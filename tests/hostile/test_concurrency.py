@@ -337,7 +337,7 @@ import ctypes, torch
 from ikomia.dataprocess.workflow import Workflow
 def run(image):
     workflow.run_on(array=image)
-    semantic, instances = algo.get_output(1), algo.get_output(2)
+    semantic, instances = algo.get_output(1), algo.get_output(algo.get_output_count() - 1)
     found = [semantic.get_mask(), algo.get_image_with_mask(), *[o.mask for o in instances.get_objects()]]
     return [hashlib.md5(a.tobytes()).hexdigest() for a in found]
 workflow = Workflow()
