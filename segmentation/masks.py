@@ -28,6 +28,12 @@ def encode(mask: npt.NDArray[np.bool_]) -> RLE:
     return coco.encode(np.asfortranarray(mask.view(np.uint8)))
 
 
+def empty(image_hw: tuple[int, int]) -> RLE:
+    """The COCO run-length encoding of a mask without a pixel, which costs no memory for the image."""
+    height, width = image_hw
+    return coco.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
+
+
 def decode(rle: RLE) -> npt.NDArray[np.bool_]:
     """The mask (H, W) bool of a COCO run-length encoding.
 

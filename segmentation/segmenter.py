@@ -24,7 +24,7 @@ from .forks import free_in_children
 from .image_predictor import ImagePredictor
 from .images import resize_percent
 from .mask_generator import MaskGenerator
-from .masks import RLE, Masks, encode, ranked
+from .masks import RLE, Masks, empty, encode, ranked
 from .memory import BatchSize, in_batches, memory_errors
 from .model_loader import load_model
 from .objects import Object, kinds, stacked
@@ -125,8 +125,7 @@ class Segmenter:
     ) -> list[Masks]:
         image_hw = image.shape[:2]
         candidates = 3 if multimask_output else 1
-        empty = encode(np.zeros(image_hw, bool))  # of an object that is no prompt
-        rles: list[list[RLE]] = [[empty] * len(objects) for _ in range(candidates)]
+        rles: list[list[RLE]] = [[empty(image_hw)] * len(objects) for _ in range(candidates)]
         scores = np.zeros((candidates, len(objects)), np.float32)
 
         def decode(places: Sequence[int]) -> None:
