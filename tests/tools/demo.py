@@ -143,18 +143,6 @@ class SegmentingWorkflow:
 
         *label_images, instances = [self.task.get_output(i) for i in range(1, self.task.get_output_count())]
         picture = self.task.get_output(0)
-        numbers = [(i, k) for i, output in enumerate(label_images, 1) for k in range(1, len(output.get_class_names()))]
-        objects = instances.get_objects()
-        if len(label_images) == 1:  # automatic mode can find more than one label image holds
-            numbers = [(1, k) for k in range(1, len(objects) + 1)]
-        scores = [float(score) for masks in self.task.get_masks() for score in masks.scores]
-        found = []
-        for (output, label), item, score in zip(numbers, objects, scores, strict=True):
-            x, y, width, height = map(int, item.box)
-            colour, box = tuple(item.color[:3]), (x, y, x + width, y + height)
-            found.append(
-                Found(output, label, item.label, round(score, 4), colour, box, int(np.count_nonzero(item.mask)))
-            )
         return Result(
             parameters=wanted,
             seconds=seconds,
@@ -162,9 +150,22 @@ class SegmentingWorkflow:
             labels=[output.get_mask() for output in label_images],
             legends=[output.get_legend() for output in label_images],
             outputs_json=[output.to_json() for output in (*label_images, instances)],
-            found=found,
+            found=self._found(instances),
             detections=self._detections(),
         )
+
+    def _found(self, instances: Any) -> list[Found]:
+        masks = enumerate(self.task.get_masks(), start=1)
+        scored = [
+            (output, k, float(score)) for output, of_one in masks for k, score in enumerate(of_one.scores, start=1)
+        ]
+        found = []
+        for (output, label, score), item in zip(scored, instances.get_objects(), strict=True):
+            x, y, width, height = map(int, item.box)
+            colour, box = tuple(item.color[:3]), (x, y, x + width, y + height)
+            area = int(np.count_nonzero(item.mask))
+            found.append(Found(output, label, item.label, round(score, 4), colour, box, area))
+        return found
 
     def _detections(self) -> list[Named]:
         found = [] if self.detector is None else self.detector.get_output(1).get_objects()
