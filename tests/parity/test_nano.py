@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
-from tools.demo import AUTOMATIC
+from tools.samples import AUTOMATIC
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-RUNS = {"automatic": [""], "point": ["_mask_1", "_mask_2", "_mask_3"], "box_and_points": [""]}
+RUNS = {"automatic": [""], "point": ["_mask_1", "_mask_2", "_mask_3"], "box_and_points": [""], "detector": [""]}
 
 
 def run_demo(checkout: Path, home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -51,7 +51,7 @@ def scene_run(tmp_path_factory, checkout):
     return folder, process, before, git_status(checkout)
 
 
-def test_the_demo_writes_pictures_masks_legends_and_json_of_three_workflows(scene_run, checkout):
+def test_the_demo_writes_pictures_masks_legends_and_json_of_four_workflows(scene_run, checkout):
     out = scene_run[0] / "out"
     scene = read(checkout / "images" / "sample_scene.png")
     expected = {"overview.png", "summary.json"}
@@ -59,7 +59,8 @@ def test_the_demo_writes_pictures_masks_legends_and_json_of_three_workflows(scen
         expected.add(f"scene_{kind}_instances.json")
         for output in outputs:
             stem = f"scene_{kind}{output}"
-            expected |= {f"{stem}_overlay.png", f"{stem}_labels.png", f"{stem}_legend.png", f"{stem}.json"}
+            expected |= {f"{stem}_overlay.png", f"{stem}_labels.png", f"{stem}_legend.png"}
+            expected |= {f"{stem}.json", f"{stem}_coco.json"}
     assert {path.name for path in out.iterdir()} == expected
 
     for path in out.glob("*_overlay.png"):
@@ -104,6 +105,57 @@ def test_the_summary_agrees_with_the_masks(scene_run):
                 ys, xs = np.nonzero(on)
                 assert mask["area"] == on.sum()
                 assert mask["box"] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+
+
+def test_the_masks_behind_the_detector_have_its_names_in_every_file(scene_run):
+    out = scene_run[0] / "out"
+    summary = json.loads((out / "summary.json").read_text())
+    names = [mask["name"] for mask in summary["runs"][-1]["masks"]]
+    assert len(names) > 4
+    assert {"red thing", "blue thing", "pink thing"} <= set(names)  # the tomato, the ribbon and the palette
+    coco = json.loads((out / "scene_detector_coco.json").read_text())
+    categories = {category["id"]: category["name"] for category in coco["categories"]}
+    assert [categories[annotation["category_id"]] for annotation in coco["annotations"]] == names
+    assert [image["file_name"] for image in coco["images"]] == ["sample_scene.png"]
+    assert set(np.unique(read(out / "scene_detector_labels.png"))) == set(range(len(names) + 1))
+    assert names[0] in (out / "scene_detector.json").read_text()
+    assert names[0] in (out / "scene_detector_instances.json").read_text()
+    others = json.loads((out / "scene_automatic_coco.json").read_text())
+    assert [category["name"] for category in others["categories"]] == ["object"]
+
+
+def test_the_detector_finds_areas_of_one_colour_where_they_are():
+    from tools.blobs import find_blobs
+
+    image = np.full((300, 600, 3), 245, np.uint8)
+    image[50:150, 100:300] = (220, 20, 40)
+    image[180:240, 400:500] = (30, 100, 220)
+    image[20:24, :] = (20, 20, 20)  # thinner than anything that counts
+    red, blue = find_blobs(image)
+    assert (red.colour, blue.colour) == ("red", "blue")
+    np.testing.assert_allclose(red.box, (100, 50, 200, 100), atol=5)
+    np.testing.assert_allclose(blue.box, (400, 180, 100, 60), atol=5)
+    assert 0.8 < red.fills <= 1
+    assert [blob.colour for blob in find_blobs(image, most=1)] == ["red"]
+
+
+@pytest.mark.parametrize("height_width", [(1, 1), (1, 3000), (3000, 2), (200, 300)])
+def test_a_picture_of_one_colour_has_no_areas(height_width):
+    from tools.blobs import find_blobs
+
+    assert find_blobs(np.full((*height_width, 3), 90, np.uint8)) == []
+
+
+def test_a_picture_in_which_the_detector_finds_nothing_has_an_empty_result_and_the_demo_says_so(tmp_path, checkout):
+    plain = tmp_path / "plain.png"
+    Image.fromarray(np.full((120, 160, 3), 90, np.uint8)).save(plain)
+    process = run_demo(checkout, tmp_path / "home", "--out", str(tmp_path / "out"), "--image", str(plain))
+    assert process.returncode == 0, process.stderr
+    (line,) = [line for line in process.stdout.splitlines() if "detector" in line]
+    assert "nothing found" in line
+    assert "found nothing to segment" in process.stderr
+    assert not read(tmp_path / "out" / "plain_detector_labels.png").any()
+    assert json.loads((tmp_path / "out" / "plain_detector_coco.json").read_text())["annotations"] == []
 
 
 def test_the_demo_prints_each_result_with_its_score_and_where_the_files_are(scene_run):
