@@ -33,13 +33,13 @@ from ikomia import core, dataprocess
 from ikomia.core.task import TaskParam
 
 # Where the sample scene has its things: x, y, width, height in pixels.
-THINGS = {"pot": (101, 132, 242, 254), "plate": (293, 222, 252, 269), "cup": (526, 387, 104, 94)}
+THINGS = {"pot": (101, 132, 242, 254), "palette": (293, 222, 252, 269), "taxi": (526, 387, 104, 94)}
 
 
 class Param(TaskParam):
     def __init__(self):
         TaskParam.__init__(self)
-        self.prompt = "pot . plate . cup ."
+        self.prompt = "pot . palette . taxi ."
 
     def set_values(self, params):
         self.prompt = params["prompt"]

@@ -372,12 +372,12 @@ def test_a_chain_that_is_saved_loads_with_its_connections_and_gives_the_same(tmp
     algo = workflow.add_task(name=NAME, auto_connect=True)
     algo.set_parameters({"model_name": "sam2_hiera_nano", "instance_output": "True", "multimask_output": "True"})
     behind = workflow.add_task(name="ik_instance_segmentation_filter")
-    behind.set_parameters({"categories": "plate"})
+    behind.set_parameters({"categories": "palette"})
     workflow.connect_tasks(algo, behind, [(0, 0), (4, 1)])  # an output that is there before any run
     workflow.run_on(path=path)
     before = [labels_of(algo, k) for k in (1, 2, 3)]
-    assert algo.get_output(1).get_class_names() == ["background", "pot", "plate", "cup"]
-    assert {o.label for o in behind.get_output(1).get_objects()} == {"plate"}
+    assert algo.get_output(1).get_class_names() == ["background", "pot", "palette", "taxi"]
+    assert {o.label for o in behind.get_output(1).get_objects()} == {"palette"}
     workflow.save(str(tmp_path / "chain.json"))
 
     loaded = Workflow("loaded")
@@ -386,7 +386,7 @@ def test_a_chain_that_is_saved_loads_with_its_connections_and_gives_the_same(tmp
     again = {task.name: task for task in (loaded.get_task(i) for i in loaded.get_task_ids())}
     for k in (1, 2, 3):
         np.testing.assert_array_equal(labels_of(again[NAME], k), before[k - 1])
-    assert {o.label for o in again["ik_instance_segmentation_filter"].get_output(1).get_objects()} == {"plate"}
+    assert {o.label for o in again["ik_instance_segmentation_filter"].get_output(1).get_objects()} == {"palette"}
     assert detector.name in again
 
 
