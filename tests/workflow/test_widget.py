@@ -433,7 +433,7 @@ def test_scrolling_past_an_editor_changes_nothing(driver, name):
 # --- refusing
 
 BAD = [
-    ("input_point", "[1, 2", "input_point: '[1, 2' is not valid JSON; accepted is [x, y] or a list"),
+    ("input_point", "[1, 2", "input_point: '[1, 2' is not valid JSON; accepted is [x, y], a list"),
     ("input_point", "[[1, 2], [3]]", "input_point: entry 2, [3], does not hold 2 numbers"),
     ("input_point", "[NaN, 1]", "input_point: entry 1, [nan, 1], is not finite or too large"),
     ("input_box", "[1, 2, 3]", "input_box: entry 1, [1, 2, 3], does not hold 4 numbers"),
