@@ -81,6 +81,7 @@ class ImagePredictor:
         """Height and width of an image embedding."""
         return self._sizes[-1]
 
+    @torch.inference_mode()
     def embed(self, image: npt.NDArray[np.uint8]) -> Embedding:
         """The embedding of an image (H, W, 3) uint8 RGB, remembered from before or made now.
 
@@ -96,6 +97,7 @@ class ImagePredictor:
         self._kept.move_to_end(key)
         return self._kept[key]
 
+    @torch.inference_mode()
     def decode(
         self,
         embedding: Embedding,
