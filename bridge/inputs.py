@@ -210,8 +210,7 @@ def drawn_objects(items: Sequence[Any], labels: Labels, image_hw: tuple[int, int
             strokes.append(vertices if kind == kinds.POINT else points_along(vertices))
             categories.append(0 if item.get_category().strip().lower() in BACKGROUND else 1)
         elif kind in (kinds.RECTANGLE, kinds.ELLIPSE, kinds.POLYGON):
-            x, y, width, height = item.get_bounding_rect()
-            box = np.array([[x, y, x + width, y + height]], np.float32)
+            box = np.array([_corners(item.get_bounding_rect())], np.float32)
             boxes.extend(clipped_boxes(box, image_hw, [f"drawn item {number}, a box"]))
         elif kind != kinds.TEXT:
             others.add(str(kind))

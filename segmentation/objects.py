@@ -155,8 +155,8 @@ def clipped_boxes(
         ValueError: a box wholly outside the image, by its name in `names`.
     """
     height, width = image_hw
-    clipped = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-    for i in np.flatnonzero(~(clipped[:, 2:] > clipped[:, :2]).all(axis=1))[:1]:
+    clipped, usable = _clipped(boxes, image_hw)
+    for i in np.flatnonzero(~usable)[:1]:
         raise ValueError(
             f"{names[i]}, {listed(boxes[i])}, is outside the image, which is {width} pixels wide and {height} "
             "high; accepted is a box that overlaps it."
@@ -166,9 +166,18 @@ def clipped_boxes(
 
 def box_inside(box: Sequence[float], image_hw: tuple[int, int]) -> npt.NDArray[np.float32] | None:
     """A box xyxy cut at the edges of the image, (4,) float32; None where nothing of it, or no number, is left."""
+    (clipped,), (usable,) = _clipped(np.array([box], np.float32), image_hw)
+    return clipped if usable else None
+
+
+def _clipped(
+    boxes: npt.NDArray[np.float32], image_hw: tuple[int, int]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Boxes (B, 4) xyxy cut at the edges of the image, and (B,) which of them have an area there."""
     height, width = image_hw
-    clipped = np.clip(np.array(box, np.float32), 0, np.array([width, height, width, height], np.float32))
-    return clipped if (clipped[2:] > clipped[:2]).all() else None  # a NaN is not greater
+    clipped = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+    usable: npt.NDArray[np.bool_] = np.all(clipped[:, 2:] > clipped[:, :2], axis=1)  # a NaN is not greater
+    return clipped, usable
 
 
 def assigned(
