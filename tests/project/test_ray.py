@@ -405,6 +405,22 @@ def test_what_is_wrong_with_a_file_of_boxes_is_said_before_anything_is_segmented
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("size", [{}, {"width": 320, "height": 240}, {"width": 0, "height": 0}])
+def test_a_box_counts_where_the_file_says_nothing_of_the_size_of_the_image_or_the_right_one(example, tmp_path, size):
+    tree = {"images": [IMAGE | size], "annotations": [BOXED], "categories": [CATEGORY]}
+    (tmp_path / "detections.json").write_text(json.dumps(tree))
+    (detection,) = example.read_detections(tmp_path / "detections.json").of_images["0.png"]
+    np.testing.assert_array_equal(example.as_object(detection, (240, 320)).box, [0, 0, 9, 9])
+
+
+def test_boxes_for_an_image_of_another_size_are_refused(example, tmp_path):
+    tree = {"images": [IMAGE | {"width": 640, "height": 480}], "annotations": [BOXED], "categories": [CATEGORY]}
+    (tmp_path / "detections.json").write_text(json.dumps(tree))
+    (detection,) = example.read_detections(tmp_path / "detections.json").of_images["0.png"]
+    with pytest.raises(ValueError, match="the image is 640 x 480 in the COCO file; accepted is 320 x 240, width"):
+        example.as_object(detection, (240, 320))
+
+
 def test_boxes_of_a_file_and_a_typed_prompt_are_not_taken_together(example, tmp_path, capsys):
     with pytest.raises(SystemExit):
         example.main([*arguments(tmp_path, tmp_path, BOX), "--boxes", "detections.json"])
