@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import oracle
 import pytest
 from conftest import NAME, PLUGINS, ROOT
 from ikomia import core, dataprocess
@@ -90,6 +91,15 @@ def test_three_detections_are_three_masks_of_their_names_equal_to_those_of_the_b
     np.testing.assert_allclose([o.confidence for o in objects], [0.9, 0.899, 0.898])
     assert "plugin" not in caplog.text
     assert not [r for r in caplog.records if r.name.startswith(NAME)]  # nothing to warn of
+
+
+def test_the_masks_of_detections_are_those_of_sam2(astronaut):
+    workflow, algo = chain(Detector(*THREE))
+    workflow.run_on(array=astronaut)
+    predictor = oracle.predictor(oracle.nano_model())
+    predictor.set_image(astronaut)
+    masks, _, _ = predictor.predict(box=np.array([xyxy(box) for _, box in THREE]), multimask_output=False)
+    np.testing.assert_array_equal(np.stack(list(algo.get_masks()[0])), masks[:, 0].astype(bool))
 
 
 @pytest.mark.parametrize("count", [1, 100, 300])
