@@ -429,8 +429,8 @@ def test_boxes_of_a_file_and_a_typed_prompt_are_not_taken_together(example, tmp_
     assert "boxes: it was given beside input_box; accepted is one of them" in capsys.readouterr().err
 
 
-def test_the_commands_of_the_readme_and_of_the_help_are_accepted(example):
-    text = (ROOT / "README.md").read_text() + example.__doc__
+def test_the_commands_of_the_pages_and_of_the_help_are_accepted(example):
+    text = "".join(path.read_text() for path in (ROOT / "docs").glob("*.md")) + example.__doc__
     commands = re.findall(r"python examples/segment_folder_on_ray\.py (.*)", text)
     assert sum("--boxes" in command for command in commands) == 2
     for command in commands:
