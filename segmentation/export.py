@@ -177,7 +177,9 @@ def save_yolo(
         if file.is_absolute() or ".." in file.parts:
             raise ValueError(not_accepted("image", name, f"a path relative to {shown(path)}"))
         if image_of.setdefault(file, name) != name:
-            raise ValueError(f"images: the labels of {image_of[file]} and {name} are both {file}; accepted is one of them.")
+            raise ValueError(
+                f"images: the labels of {image_of[file]} and {name} are both {file}; accepted is one of them."
+            )
         (path / file).parent.mkdir(parents=True, exist_ok=True)
         _write_yolo(path / file, of_image, tolerance, classes)
 

@@ -20,7 +20,7 @@ DEFAULT_TOLERANCE = 1.0
 #: (P, 2) float64: x and y of the corners in pixels, the image's upper left corner at 0, 0. The last is joined to the first.
 Polygon = npt.NDArray[np.float64]
 
-_RIGHT_BELOW, _LEFT_ABOVE_AND_RIGHT_BELOW, _RIGHT_ABOVE_AND_LEFT_BELOW = 8, 9, 6
+_RIGHT_BELOW, _LEFT_ABOVE_AND_RIGHT_BELOW = 8, 9
 #: How many corners of outlines lie where four pixels meet, by which of them are on: 1, 2 in the upper row, 4, 8 in the lower.
 _CORNERS = np.array([0, 1, 1, 0, 1, 0, 2, 1, 1, 2, 0, 1, 0, 1, 1, 0], np.uint8)
 
@@ -122,12 +122,13 @@ def _rings(mask: npt.NDArray[np.bool_]) -> list[tuple[Polygon, bool]]:
     y, x = np.nonzero(_CORNERS[around])
     around = around[y, x]
     y, x, around = (np.repeat(values, _CORNERS[around]) for values in (y, x, around))
-    second = np.zeros(len(y), bool)  # of two corners at one place; the first ends the edge from the left, here and below
+    # Of two corners at one place the first ends the edge from the left, the second begins the one to the right.
+    second = np.zeros(len(y), bool)
     second[1:] = (y[1:] == y[:-1]) & (x[1:] == x[:-1])
-    # Pixels that touch at a corner are apart: there the edge from the left goes on upwards, or else downwards.
-    comes_from_above = np.where(around == _LEFT_ABOVE_AND_RIGHT_BELOW, ~second, second)
+    # Pixels that touch at a corner are apart: the edge from the left goes on upwards where the pixel there is on.
+    goes_up = np.where(around == _LEFT_ABOVE_AND_RIGHT_BELOW, ~second, second)
     # Along a row and down a column, every other corner begins an edge that the next one ends.
-    down = np.lexsort((~comes_from_above, y, x))
+    down = np.lexsort((~goes_up, y, x))
     vertical = np.empty(len(y), np.int64)
     vertical[down[::2]], vertical[down[1::2]] = down[1::2], down[::2]
     next_of, begun = vertical.tolist(), bytearray(len(y))
