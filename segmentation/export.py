@@ -44,8 +44,8 @@ NAMES_FILE = "data.yaml"
 def get_polygons(masks: Masks, tolerance: float = DEFAULT_TOLERANCE) -> list[list[Polygon]]:
     """The outlines of masks: for each mask a list with one polygon for each of its parts, none where it is empty.
 
-    A polygon is (P, 2) float64, x and y in pixels of the image. It runs along the edges of pixels: that around the upper left one
-    goes from 0, 0 to 1, 1. A hole is joined to the outline around it by a bridge without width.
+    A polygon is (P, 2) float64, x and y in pixels of the image. It runs along the edges of pixels: that around the upper left
+    one goes from 0, 0 to 1, 1. A hole is joined to the outline around it by a bridge without width.
 
     Args:
         masks: of one image.
@@ -236,8 +236,9 @@ class _Classes:
 
 
 def save_labels(path: str | os.PathLike[str], masks: Masks) -> None:
-    """Write all masks as one image: 0 background, k + 1 where mask k is on top, smaller masks above larger ones; 8 bits a pixel,
-    or 16 where there are more than 255 masks. A file that is there is replaced.
+    """Write all masks as one image: 0 background, k + 1 where mask k is on top, smaller masks above larger ones.
+
+    It has 8 bits a pixel, or 16 where there are more than 255 masks. A file that is there is replaced.
 
     Args:
         path: of a PNG or a TIFF, as its end says.
