@@ -1,8 +1,8 @@
 """Masks as polygons: one for each part, its holes joined to it by a bridge without width.
 
-Where a polygon runs depends on who fills it. For COCO a pixel is a square: a polygon along the edges of these squares covers just
-them. For OpenCV's fillPoly, which draws YOLO's polygons, a pixel is a point, and those under the outline are filled too: a polygon
-through the centres of the outermost pixels covers just the mask.
+Where a polygon runs depends on who fills it. For COCO a pixel is a square, and a polygon along the edges of the squares covers
+just them. For OpenCV's fillPoly, which draws YOLO's polygons, a pixel is a point, and points on the outline are filled too: a
+polygon through the centres of the outermost pixels covers just the mask.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Masks in files: pycocotools, OpenCV and Pillow read back what was written.
 
-What supervision and Ultralytics read: test_readers_of_exports.py, which installs them.
+What supervision and Ultralytics read: tests/install/read_exports.py, for which `make test-install` installs both.
 """
 
 from __future__ import annotations
