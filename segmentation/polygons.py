@@ -20,6 +20,8 @@ DEFAULT_TOLERANCE = 1.0
 #: (P, 2) float64: x and y of the corners in pixels, the image's upper left corner at 0, 0. The last is joined to the first.
 Polygon = npt.NDArray[np.float64]
 
+# Corners whose distances to all others are in memory together.
+_AT_ONCE = 100
 _RIGHT_BELOW, _LEFT_ABOVE_AND_RIGHT_BELOW = 8, 9
 #: How many corners of outlines lie where four pixels meet, by which of them are on: 1, 2 in the upper row, 4, 8 in the lower.
 _CORNERS = np.array([0, 1, 1, 0, 1, 0, 2, 1, 1, 2, 0, 1, 0, 1, 1, 0], np.uint8)
@@ -65,11 +67,7 @@ def one_polygon(mask: npt.NDArray[np.bool_], tolerance: float = DEFAULT_TOLERANC
         ValueError, ImportError: as :func:`part_polygons`.
     """
     parts = _polygons(mask, tolerance, through_centres=True)
-    parts.sort(key=len, reverse=True)
-    joined = parts[0] if parts else np.zeros((0, 2))
-    for part in parts[1:]:
-        joined = _joined(joined, part)
-    return joined
+    return _all_joined(parts) if parts else np.zeros((0, 2))
 
 
 def _polygons(mask: npt.NDArray[np.bool_], tolerance: float, through_centres: bool) -> list[Polygon]:
@@ -179,17 +177,36 @@ def _with_hole(ring: Polygon, hole: Polygon) -> Polygon:
     at = begin[:, 0] + (end[:, 0] - begin[:, 0]) * (y - begin[:, 1]) / (end[:, 1] - begin[:, 1])
     at[at > x] = -np.inf
     if not len(at) or at.max() == -np.inf:  # simplified, the ring passes the hole on its other side
-        return _joined(ring, hole)
+        return _all_joined([ring, hole])
     k = at.argmax()
     door = [[at[k], y]]
     return np.concatenate([ring[: crossed[k] + 1], door, hole, hole[:1], door, ring[crossed[k] + 1 :]])
 
 
-def _joined(ring: Polygon, other: Polygon) -> Polygon:
-    """Two rings as one, joined between corners that are close to each other."""
-    there = 0
-    for _ in range(3):  # from one to the other and back: each is the nearest to the one before
-        here = int(np.square(ring - other[there]).sum(axis=1).argmin())
-        there = int(np.square(other - ring[here]).sum(axis=1).argmin())
+def _all_joined(rings: list[Polygon]) -> Polygon:
+    """Rings as one: to the longest the nearest is joined, then the next, each between the two corners that are closest."""
+    newest, *others = sorted(rings, key=len, reverse=True)
+    joined = newest
+    corners = np.concatenate([*others, np.zeros((0, 2))])
+    ring_of = np.repeat(np.arange(len(others)), [len(ring) for ring in others])
+    distance, closest = np.full(len(corners), np.inf), np.zeros_like(corners)  # to what is joined
+    for _ in others:
+        for some in np.array_split(newest, len(newest) // _AT_ONCE + 1):
+            squared = np.square(corners).sum(axis=1)[:, None] - 2 * corners @ some.T + np.square(some).sum(axis=1)
+            nearest = squared.argmin(axis=1)
+            squared = squared[np.arange(len(corners)), nearest]
+            closer = squared < distance
+            distance[closer], closest[closer] = squared[closer], some[nearest[closer]]
+        there = distance.argmin()
+        newest = others[ring_of[there]]
+        joined = _joined(joined, closest[there], newest, corners[there])
+        later = ring_of != ring_of[there]
+        corners, ring_of, distance, closest = corners[later], ring_of[later], distance[later], closest[later]
+    return joined
+
+
+def _joined(ring: Polygon, corner: Polygon, other: Polygon, corner_of_other: Polygon) -> Polygon:
+    """Two rings as one, joined between these corners."""
+    here, there = (int((each == at).all(axis=1).argmax()) for each, at in ((ring, corner), (other, corner_of_other)))
     other = np.roll(other, -there, axis=0)
     return np.concatenate([ring[: here + 1], other, other[:1], ring[here:]])

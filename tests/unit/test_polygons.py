@@ -132,7 +132,7 @@ def test_pixels_that_touch_at_a_corner_are_parts_of_their_own():
     assert as_text(drawn_by_opencv(one_polygon(DIAGONAL, 0), (4, 4))) == as_text(DIAGONAL)
 
 
-def test_masks_of_a_photograph_are_exact_at_0_and_nearly_so_with_a_tenth_of_the_corners(nano):
+def test_masks_of_a_photograph_are_exact_at_0_and_nearly_so_with_a_third_of_the_corners(nano):
     from skimage import data
 
     everything = AutomaticSettings(points_per_side=6, pred_iou_thresh=0.3, stability_score_thresh=0.5)
@@ -150,7 +150,7 @@ def test_masks_of_a_photograph_are_exact_at_0_and_nearly_so_with_a_tenth_of_the_
         corners.append(sum(map(len, simplified)) / sum(map(len, exact)))
     assert np.median(edges) >= 0.97
     assert np.median(centres) >= 0.97
-    assert np.median(corners) < 0.25
+    assert np.median(corners) < 0.4
     assert sum(lines) <= 0.005 * found.areas.sum()
     assert np.median(lines) == 0
 
