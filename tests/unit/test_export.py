@@ -257,8 +257,17 @@ def test_images_whose_labels_would_lie_elsewhere_or_replace_others_are_refused(t
     assert [p.name for p in tmp_path.iterdir()] == ["labels"]
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".PNG"])
-@pytest.mark.parametrize(("count", "dtype"), [(0, np.uint8), (255, np.uint8), (256, np.uint16), (600, np.uint16)])
+@pytest.mark.parametrize(
+    ("suffix", "count", "dtype"),
+    [
+        (".png", 0, np.uint8),
+        (".png", 255, np.uint8),
+        (".png", 600, np.uint16),
+        (".PNG", 1, np.uint8),
+        (".tif", 255, np.uint8),
+        (".tiff", 256, np.uint16),
+    ],
+)
 def test_labels_have_as_many_bits_as_they_need_in_the_kind_of_file_that_the_name_says(tmp_path, suffix, count, dtype):
     masks = squares(count, (400, 500))
     path = tmp_path / f"labels{suffix}"
