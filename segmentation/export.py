@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from .masks import RLE, Masks, decode
 from .messages import in_short, not_accepted, shown
-from .painting import label_image
+from .painting import class_names, label_image
 from .polygons import DEFAULT_TOLERANCE, Polygon, check_tolerance, one_polygon, part_polygons
 
 #: The category of masks that nobody named.
@@ -238,7 +239,8 @@ class _Classes:
 def save_labels(path: str | os.PathLike[str], masks: Masks) -> None:
     """Write all masks as one image: 0 background, k + 1 where mask k is on top, smaller masks above larger ones.
 
-    It has 8 bits a pixel, or 16 where there are more than 255 masks. A file that is there is replaced.
+    It has 8 bits a pixel, or 16 where there are more than 255 masks. A file that is there is replaced. The text entry "names"
+    of a PNG is a JSON list of the labels' names, "background" first: `Image.open(path).text["names"]` of Pillow.
 
     Args:
         path: of a PNG or a TIFF, as its end says.
@@ -257,7 +259,9 @@ def save_labels(path: str | os.PathLike[str], masks: Masks) -> None:
     if len(masks) > most:
         raise ValueError(f"{len(masks)} masks: accepted are at most {most} in a label image.")
     image = Image.fromarray(label_image(masks, most))
-    _replace(path, lambda partial: image.save(partial, **how))
+    text = PngInfo()
+    text.add_text("names", json.dumps(class_names(masks, most)))
+    _replace(path, lambda partial: image.save(partial, pnginfo=text, **how))  # a TIFF leaves it out
 
 
 def _with_bar(images: Mapping[str, Masks] | Iterable[tuple[str, Masks]], title: str) -> Iterator[tuple[str, Masks]]:

@@ -5,6 +5,7 @@ What supervision and Ultralytics read: tests/install/read_exports.py, for which 
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
@@ -308,6 +309,13 @@ def test_a_folder_that_is_missing_or_a_file_is_told_by_the_path_that_was_given(t
         save(tmp_path / name)
     assert str(is_folder.value).endswith(f"'{tmp_path / name}'")
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_label_image_carries_the_names_of_its_labels(tmp_path):
+    masks = dataclasses.replace(squares(3), names=["cup", "", "Größe, 茶碗"])
+    save_labels(tmp_path / "labels.png", masks)
+    with Image.open(tmp_path / "labels.png") as image:
+        assert json.loads(image.text["names"]) == ["background", "cup", "mask 2 (0.75)", "Größe, 茶碗"]
 
 
 def test_the_task_saves_its_last_run(workflow, algo, astronaut, tmp_path):
