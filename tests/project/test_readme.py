@@ -245,9 +245,7 @@ def test_the_readme_sets_only_parameters_that_there_are():
     """Ikomia drops unknown names without a word."""
     from infer_segment_anything_2.segmentation.parameters import DECLARATION
 
-    names = set(re.findall(r'^    "(\w+)": "', "".join(BLOCKS), re.MULTILINE)) | set(
-        re.findall(r'\(\{"(\w+)": ', TEXT)
-    )
+    names = set(re.findall(r'^    "(\w+)": "', "".join(BLOCKS), re.MULTILINE)) | set(re.findall(r'\(\{"(\w+)": ', TEXT))
     assert len(names) > 8
     assert names - {"name", "model", "a", "prompt"} <= set(DECLARATION)
 
