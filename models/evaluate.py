@@ -1,6 +1,6 @@
 """Measure sam2_hiera_nano on held-out objects: every figure of README.md's table.
 
-    python evaluate.py                        # 200 scenes of each kind, automatic mode on 60
+    python evaluate.py                        # 100 scenes of each kind, automatic mode on 40 of the photographs
     python evaluate.py --sheet sheet.png      # and pictures of predictions, to look at
     python evaluate.py --kinds photographs --scenes 50 --weights other.pt
 
@@ -11,6 +11,7 @@ import argparse
 import json
 import logging
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +23,13 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from photo_scenes import held_out_scene
-from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from scenes import PREPARED, Scene, bounding_box, emoji_split, inner_point, scene
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from segmentation.mask_generator import AutomaticSettings
+from segmentation.segmenter import Segmenter, open_segmenter
 
 HERE = Path(__file__).parent
 logger = logging.getLogger(__name__)
@@ -33,6 +37,11 @@ KINDS = {"scenes": "plain", "photographs": "", "ink": "sketch"}  # and their kin
 SIZE = 512
 FIRST_SEED = 10**9
 MOST_DISTANCE = 50.0  # px: farther borders, and those of empty masks, count as this
+AUTOMATIC = {
+    "points_per_side": 16,
+    "multimask_output": False,
+    "use_m2m": True,
+}  # the plugin's defaults but for the grid
 COLUMNS = ("picture", "truth", "point", "box", "automatic mode")
 
 POSTPROCESSING = {
@@ -153,10 +162,11 @@ def border_error(mask: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_]) -> 
     return float(np.minimum(distance[mine], MOST_DISTANCE).mean())
 
 
-def segment_all(generator: SAM2AutomaticMaskGenerator, image: npt.NDArray[np.uint8]) -> Masks:
-    """All masks (N, H, W) of a picture, the largest first."""
-    records = sorted(generator.generate(image), key=lambda record: -record["area"])
-    return np.array([record["segmentation"] for record in records], bool).reshape(-1, *image.shape[:2])
+def segment_all(segmenter: Segmenter, image: npt.NDArray[np.uint8]) -> Masks:
+    """All masks (N, H, W) of a picture that the plugin's automatic mode finds, the largest first."""
+    masks = segmenter.generate(image, AutomaticSettings(**AUTOMATIC))
+    found = sorted((np.asarray(mask) for mask in masks), key=lambda mask: -mask.sum())
+    return np.array(found, bool).reshape(-1, *image.shape[:2])
 
 
 def paint(image: npt.NDArray[np.uint8], masks: Masks) -> npt.NDArray[np.uint8]:
@@ -198,28 +208,45 @@ def held_out(kind: str, seed: int) -> Scene:
     return scene(seed, SIZE, emoji_split(str(PREPARED / "emoji"))[1], KINDS[kind])
 
 
-def measure(
-    predictor: SAM2ImagePredictor, generator: SAM2AutomaticMaskGenerator, kind: str, args: argparse.Namespace
-) -> tuple[dict[str, float], list[npt.NDArray[np.uint8]]]:
-    """Return the figures of a kind of scene, and rows of a sheet where one is asked for."""
-    figures, rows = Figures(), []
-    for index in range(args.scenes):
+def measure_automatic(segmenter: Segmenter, made: Scene, figures: Figures) -> None:
+    """Count the objects of a scene that automatic mode finds."""
+    masks = segment_all(segmenter, made.image)
+    best = iou(made.masks, masks).max(1) if len(masks) else np.zeros(len(made.masks))
+    figures.add("automatic mode finds at IoU 0.5", best >= 0.5)
+    figures.add("automatic mode finds at IoU 0.75", best >= 0.75)
+    figures.add("automatic mode, masks a picture", len(masks))
+
+
+def measure(predictor: SAM2ImagePredictor, segmenter: Segmenter, kind: str, args: argparse.Namespace) -> Figures:
+    """The figures of a kind of scene."""
+    figures = Figures()
+    for index in range(max(args.scenes, args.automatic)):
         made = held_out(kind, FIRST_SEED + index)
-        predictor.set_image(made.image)
-        found = measure_prompts(predictor, made, random.Random(FIRST_SEED + index), figures)
-        drawn = args.sheet is not None and index < args.rows
-        if index < args.automatic or drawn:
-            masks = found["automatic mode"] = segment_all(generator, made.image)
-            best = iou(made.masks, masks).max(1) if len(masks) else np.zeros(len(made.masks))
-            figures.add("automatic mode finds at IoU 0.5", best >= 0.5)
-            figures.add("automatic mode finds at IoU 0.75", best >= 0.75)
-            figures.add("automatic mode, masks a picture", len(masks))
-        if drawn:
-            painted = [paint(made.image, found.get(name, made.masks)) for name in COLUMNS[1:]]
-            rows.append(sheet_row([made.image, *painted]))
+        if index < args.scenes:
+            predictor.set_image(made.image)
+            measure_prompts(predictor, made, random.Random(FIRST_SEED + index), figures)
+        if kind == "photographs" and index < args.automatic:
+            measure_automatic(segmenter, made, figures)
         if (index + 1) % 20 == 0:
             logger.info("... %s: %d of %d scenes", kind, index + 1, args.scenes)
-    return figures.summary(), rows
+    return figures
+
+
+def draw(predictor: SAM2ImagePredictor, segmenter: Segmenter, args: argparse.Namespace) -> None:
+    """Write the sheet of predictions."""
+    rows = []
+    for kind in args.kinds:
+        for seed in range(FIRST_SEED, FIRST_SEED + args.rows):
+            made = held_out(kind, seed)
+            predictor.set_image(made.image)
+            found = measure_prompts(predictor, made, random.Random(seed), Figures())
+            columns = (made.masks, found["point"], found["box"], segment_all(segmenter, made.image))
+            rows.append(sheet_row([made.image, *(paint(made.image, masks) for masks in columns)]))
+    for name, photo in photographs():
+        masks = segment_all(segmenter, photo)
+        logger.info("%s: %d masks", name, len(masks))
+        rows.append(sheet_row([photo, paint(photo, masks)] + [np.full_like(photo, 255)] * 3))
+    cv2.imwrite(str(args.sheet), np.concatenate(rows)[..., ::-1])
 
 
 def parse() -> argparse.Namespace:
@@ -228,15 +255,8 @@ def parse() -> argparse.Namespace:
     p.add_argument("--weights", type=Path, default=HERE / "sam2_hiera_nano.pt")
     p.add_argument("--config", type=Path, default=HERE / "sam2_hiera_nano.yaml")
     p.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
-    p.add_argument("--scenes", type=int, default=200, help="of each kind")
-    p.add_argument("--automatic", type=int, default=60, metavar="N", help="automatic mode on the first N of each kind")
-    p.add_argument(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="NAME=VALUE",
-        help="settings of automatic mode beside points_per_side=16",
-    )
+    p.add_argument("--scenes", type=int, default=100, help="of each kind")
+    p.add_argument("--automatic", type=int, default=40, metavar="N", help="automatic mode on the first N photographs")
     p.add_argument("--sheet", type=Path, help=f"write a PNG: {', '.join(COLUMNS)}; last the sample photographs")
     p.add_argument("--rows", type=int, default=6, help="scenes of each kind on the sheet")
     p.add_argument("--no-postprocessing", action="store_true", help="as build_sam2(apply_postprocessing=False)")
@@ -254,13 +274,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = load(args.config, args.weights, not args.no_postprocessing)
     predictor = fit_sizes(SAM2ImagePredictor(model))
-    settings = {"points_per_side": 16} | {n: json.loads(v) for n, v in (item.split("=") for item in args.set)}
-    generator = SAM2AutomaticMaskGenerator(model, **settings)
-    fit_sizes(generator.predictor)
-    result, rows = {}, []
-    for kind in args.kinds:
-        result[kind], drawn = measure(predictor, generator, kind, args)
-        rows += drawn
+    segmenter = open_segmenter(model_weight_file=str(args.weights), config_file=str(args.config))
+    result = {kind: measure(predictor, segmenter, kind, args).summary() for kind in args.kinds}
     for kind, figures in result.items():
         logger.info("%s: %s, %d scenes from seed %d", args.weights.name, kind, args.scenes, FIRST_SEED)
         for name, value in figures.items():
@@ -268,11 +283,7 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps(result, indent=2))
     if args.sheet:
-        for name, photo in photographs():
-            masks = segment_all(generator, photo)
-            logger.info("%s: %d masks", name, len(masks))
-            rows.append(sheet_row([photo, paint(photo, masks)] + [np.full_like(photo, 255)] * 3))
-        cv2.imwrite(str(args.sheet), np.concatenate(rows)[..., ::-1])
+        draw(predictor, segmenter, args)
 
 
 if __name__ == "__main__":

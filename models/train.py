@@ -42,7 +42,7 @@ NEAR_BORDER = 5  # cells a side of the neighbourhood in which a border counts as
 WARM_UP_STEPS = 100
 PAUSE = CACHE / "PAUSE"
 SAVE_EVERY_S = 60
-LOG_EVERY_STEPS = 100
+LOG_EVERY_STEPS = 50
 FIGURES = (
     "IoU point",
     "IoU box and points",
