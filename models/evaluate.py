@@ -220,7 +220,8 @@ def measure_automatic(segmenter: Segmenter, made: Scene, figures: Figures) -> No
 def measure(predictor: SAM2ImagePredictor, segmenter: Segmenter, kind: str, args: argparse.Namespace) -> Figures:
     """The figures of a kind of scene."""
     figures = Figures()
-    for index in range(max(args.scenes, args.automatic)):
+    count = max(args.scenes, args.automatic if kind == "photographs" else 0)
+    for index in range(count):
         made = held_out(kind, FIRST_SEED + index)
         if index < args.scenes:
             predictor.set_image(made.image)
@@ -228,7 +229,7 @@ def measure(predictor: SAM2ImagePredictor, segmenter: Segmenter, kind: str, args
         if kind == "photographs" and index < args.automatic:
             measure_automatic(segmenter, made, figures)
         if (index + 1) % 20 == 0:
-            logger.info("... %s: %d of %d scenes", kind, index + 1, args.scenes)
+            logger.info("... %s: %d of %d scenes", kind, index + 1, count)
     return figures
 
 

@@ -64,7 +64,7 @@ STAGES: dict[str, dict[str, Any]] = {
     },
     "large": {"size": 512, "minutes": 75, "lr": 3e-4, "init": "middle", "dense": 0.6, "dense_share": 0.34},
     "objects": {
-        "minutes": 90, "lr": 3e-4, "init": str(HERE / "sam2_hiera_nano.pt"), "scaled": LOGIT_SCALE, "border": 2.0,
+        "minutes": 300, "lr": 2e-4, "init": str(HERE / "sam2_hiera_nano.pt"), "scaled": LOGIT_SCALE, "border": 2.0,
     },
     "scores": {
         "minutes": 8, "lr": 1e-3, "init": "objects", "only_iou": True, "prompts": 8, "anywhere": 0.35, "refine": 0.3,
