@@ -14,6 +14,7 @@ OUT    ?= $(WORK)/demo
 PACKAGE ?= $(WORK)/infer_segment_anything_2.zip
 IKOMIA_VERSIONS ?= 0.16.1 0.15.1
 MODEL  ?= sam2_hiera_nano
+JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
 # Released models that were downloaded before are used again, though the demo has a home of its own.
 TORCH_CACHE := $(or $(TORCH_HOME),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torch)
 IMAGE  ?=
@@ -67,8 +68,9 @@ $(QT5)/ready $(QT6)/ready: $(READY)
 demo: $(READY)
 	@TORCH_HOME="$(TORCH_CACHE)" HOME=$(WORK)/home $(VENV)/bin/python tests/tools/demo.py --out "$(OUT)" --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)")
 
+# Several processes with one thread each: in half the time of one process with several.
 test: lint $(QT5)/ready $(QT6)/ready
-	@$(VENV)/bin/python -m pytest -m "not slow"
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	@echo "The panel and drawn prompts with ikomia 0.16.1 and PyQt6:"
 	@$(QT6)/bin/python -m pytest -m qt
 	@echo "The same with ikomia 0.15.1 and PyQt5:"
@@ -100,9 +102,14 @@ package:
 bench: $(READY)
 	@$(VENV)/bin/python -W ignore tests/benchmarks/compare.py $(BENCH)
 
+# mypy sees the checkout under the name that the plugin is imported by: through a link, whatever the checkout's folder is called.
+TYPED := $(addprefix -p infer_segment_anything_2.,$(wildcard segmentation bridge)) \
+	$(addprefix -m infer_segment_anything_2.,$(basename $(wildcard infer_segment_anything_2*.py)))
 lint: $(READY)
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+	@mkdir -p $(WORK)/types && ln -sfn "$(CURDIR)" $(WORK)/types/infer_segment_anything_2
+	@cd $(WORK)/types && $(VENV)/bin/python -m mypy --config-file "$(CURDIR)/pyproject.toml" --cache-dir $(WORK)/mypy $(TYPED)
 
 format: $(READY)
 	@$(VENV)/bin/ruff check --fix .

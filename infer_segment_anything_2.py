@@ -15,13 +15,13 @@ class IkomiaPlugin(dataprocess.CPluginProcessInterface):
 
         return InferSegmentAnything2Factory()
 
-    def get_widget_factory(self):
+    def get_widget_factory(self) -> dataprocess.CWidgetFactory:
         """The factory of the Studio panel; needs the PyQt that belongs to the installed ikomia."""
         from infer_segment_anything_2.infer_segment_anything_2_widget import InferSegmentAnything2WidgetFactory
 
         return InferSegmentAnything2WidgetFactory()
 
-    def get_param_factory(self):
+    def get_param_factory(self) -> dataprocess.CTaskParamFactory:
         """The factory of the parameters."""
         from infer_segment_anything_2.infer_segment_anything_2_process import InferSegmentAnything2ParamFactory
 

@@ -22,8 +22,8 @@ from infer_segment_anything_2.segmentation import parameters as declared
 from infer_segment_anything_2.segmentation.checkpoints import catalogue_entry, checkpoint_state
 
 _binding = pyqtutils.QWidget.__module__.partition(".")[0]  # "PyQt6" or "PyQt5"
-qtcore = import_module(f"{_binding}.QtCore")
-qt = import_module(f"{_binding}.QtWidgets")
+qtcore: Any = import_module(f"{_binding}.QtCore")
+qt: Any = import_module(f"{_binding}.QtWidgets")
 
 #: Width in pixels, at least, that the panel is laid out for.
 NARROWEST = 320
@@ -134,7 +134,7 @@ class TextEditor(qt.QLineEdit):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.setMaxLength(2**31 - 1)  # Qt's own default cuts a long list of points after 32767 characters
-        example = declared.DECLARATION[name].json_schema_extra["example"]
+        example = declared.about(name)["example"]
         self.setPlaceholderText(f"e.g. {example}" if example else "")
         self.read = self.text
         self.when_edited = self.textChanged.connect
@@ -155,7 +155,7 @@ class NumberEditor(qt.QAbstractSpinBox):
     def __init__(self, name: str) -> None:
         super().__init__()
         self._limits = declared.limits(name)
-        self._step = Fraction(str(declared.step(name)))
+        self._step = Fraction(str(declared.about(name)["step"]))
         self._kind = declared.type_name(name)
         self._may_be_none = self._kind == "int or None"
         self.setFocusPolicy(qtcore.Qt.FocusPolicy.StrongFocus)
@@ -221,7 +221,7 @@ class NumberEditor(qt.QAbstractSpinBox):
         if low is not None:
             new = max(new, Fraction(low))
         if high is not None:
-            new = min(new, max(high - self._step, Fraction(str(number))) if is_open else Fraction(high))
+            new = min(new, max(Fraction(high) - self._step, Fraction(str(number))) if is_open else Fraction(high))
         self.write(int(new) if self._kind.startswith("int") else float(new))
         self.selectAll()
 
@@ -239,13 +239,13 @@ class BrowseButton(qt.QToolButton):
         self.setText("…")
         self.setObjectName(f"browse_{name}")
         self.setToolTip("Choose a file")
-        self.setAccessibleName(f"Choose a file: {declared.DECLARATION[name].title}")
+        self.setAccessibleName(f"Choose a file: {declared.label(name)}")
         self._editor = editor
         self.clicked.connect(self._choose)
 
     def _choose(self) -> None:
         name = self._editor.objectName()
-        title, folder = declared.DECLARATION[name].title, os.path.dirname(self._editor.text())
+        title, folder = declared.label(name), os.path.dirname(self._editor.text())
         path, _ = qt.QFileDialog.getOpenFileName(self.window(), title, folder, FILE_KINDS[name])
         if path:  # empty: cancelled
             self._editor.write(path)
@@ -255,13 +255,13 @@ class Field:
     """A parameter on the panel: its label and editor in a row, and a note under it."""
 
     def __init__(self, name: str) -> None:
-        declaration = declared.DECLARATION[name]
+        label = declared.label(name)
         self.name = name
-        self.editor = self._make_editor(name, declaration.title)
+        self.editor = self._make_editor(name, label)
         self.editor.setObjectName(name)
-        help_text = f"{declaration.description}\nAccepted: {declared.accepted(name)}.\nParameter: {name}"
+        help_text = f"{declared.DECLARATION[name].description}\nAccepted: {declared.accepted(name)}.\nParameter: {name}"
         self.editor.setToolTip(_tool_tip(help_text))
-        self.editor.setAccessibleName(declaration.title)
+        self.editor.setAccessibleName(label)
         self.note = Note()
         self.note.setObjectName(f"note_{name}")
         self.hint = ""  # what the note says while there is no fault
@@ -281,7 +281,7 @@ class Field:
         if isinstance(self.editor, CheckEditor):  # has its label in itself
             self.note.setIndent(_text_indent(self.editor))
             return _stack([self.editor, self.note], qt.QVBoxLayout(), LABEL_SPACING)
-        label = qt.QLabel(declared.DECLARATION[self.name].title)
+        label = qt.QLabel(declared.label(self.name))
         label.setBuddy(self.editor)
         label.setToolTip(self.editor.toolTip())
         line = qt.QHBoxLayout()
@@ -374,7 +374,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         return box
 
     def _rows_of(self, group: str) -> list[Any]:
-        names = [n for n, field in declared.DECLARATION.items() if field.json_schema_extra["group"] == group]
+        names = [name for name in declared.DECLARATION if declared.about(name)["group"] == group]
         return [self.fields[name].row() for name in names]
 
     def _model_rows(self) -> list[Any]:
@@ -506,11 +506,12 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         qtcore.QTimer.singleShot(0, self._scroll)  # once the notes and what was unfolded have their places
 
     def _scroll(self) -> None:
-        area = self.content.parentWidget()
+        area: Any = self.content.parentWidget()
         while area is not None and not isinstance(area, qt.QScrollArea):
             area = area.parentWidget()
-        for widget in self._to_scroll_to if area is not None else []:
-            area.ensureWidgetVisible(widget)
+        if area is not None:
+            for widget in self._to_scroll_to:
+                area.ensureWidgetVisible(widget)
 
 
 def checkpoint_text(model_name: str, has_own_weights: bool) -> str:

@@ -6,16 +6,23 @@ On this machine, everything in each image, and then what is in one box:
     python examples/segment_folder_on_ray.py photos results --model_name sam2_hiera_tiny
     python examples/segment_folder_on_ray.py photos boxes --model_name sam2_hiera_tiny --input_box "[20, 30, 200, 180]"
 
+What a detector found, each image its own boxes, from a COCO file; the masks keep its categories:
+
+    python examples/segment_folder_on_ray.py photos masks --model_name sam2_hiera_tiny --boxes detections.json
+
 On a cluster whose machines have the same packages and see both folders under the same paths, from the plugin's folder, which is
 sent along:
 
     ray job submit --address http://HEAD:8265 --working-dir . -- \
         python examples/segment_folder_on_ray.py /shared/photos /shared/results --num_gpus 1 --workers 8
 
-Only the names of images travel through Ray. A worker loads the model once, reads an image itself and writes its masks, whole or
-not at all, to `results/images/<name>.json` in COCO's format. At the end `results/masks.json` has the masks of all images and
-`results/failures.json` says why some have none; the exit status is 1 then. Run it again after an interruption, or when there
-are more images: those that have their masks are left alone.
+Only the names of images and their boxes travel through Ray. A worker loads the model once, reads an image itself and writes
+its masks, whole or not at all, to `results/images/<name>.json` in COCO's format. At the end `results/masks.json` has the masks
+of all images and `results/failures.json` says why some have none; the exit status is 1 then. Run it again after an
+interruption, or when there are more images: those that have their masks are left alone, unless their boxes are others now.
+
+With --boxes mask k of an image is that of its box k, in the order of the COCO file. A box outside the image or without area has
+an empty mask, an image without boxes no mask. Boxes are in pixels of the image turned as its EXIF data say.
 
 Ray replaces a worker that dies and gives its images out again. An image on which three workers died counts as a failure.
 """
@@ -34,8 +41,8 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -45,9 +52,10 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
     from infer_segment_anything_2.segmentation.masks import Masks
+    from infer_segment_anything_2.segmentation.objects import Object
     from infer_segment_anything_2.segmentation.parameters import Parameters
+    from infer_segment_anything_2.segmentation.segmenter import Segmenter
 
 PLUGIN = Path(__file__).resolve().parents[1]
 PACKAGE = "infer_segment_anything_2"
@@ -58,7 +66,10 @@ NO_OPTIONS = ("cuda", "instance_output")
 #: Names of images in one task of Ray. What a dead worker finished of them is not done again.
 IMAGES_PER_TASK = 8
 #: Workers that may die on one image, for want of memory say, before it counts as a failure.
-MOST_DEATHS = 3
+MAX_DEATHS = 3
+
+#: What --boxes takes.
+BOXES_FORM = "a COCO file of detections: lists of images, annotations and categories"
 
 
 def load_plugin(folder: str | Path) -> None:
@@ -114,6 +125,81 @@ class Job:
         return self.results / "attempts" / f"{name}.txt"
 
 
+class Detection(TypedDict):
+    """An annotation of a COCO file: `bbox` is x, y, width and height in pixels, `name` that of its category."""
+
+    bbox: list[float]
+    category_id: int
+    name: str
+    id: int | None
+    confidence: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Detections:
+    """What a COCO file says.
+
+    Attributes:
+        of_images: the detections in each image that it names, in its order.
+        categories: its categories as they are.
+    """
+
+    of_images: dict[str, list[Detection]]
+    categories: list[dict[str, Any]]
+
+
+class Outcome(NamedTuple):
+    """What a run has done.
+
+    Attributes:
+        before: how many images have masks from an earlier run.
+        now: how many have them from this one.
+        errors: why each of the others has none.
+        absent: how many images that the COCO file names are not in the folder.
+    """
+
+    before: int
+    now: int
+    errors: dict[str, str]
+    absent: int
+
+
+def read_detections(path: Path) -> Detections:
+    """The detections in a COCO file, of data sets or with scores as detectors write them.
+
+    Raises:
+        ValueError: no such file, or an annotation without a box or of an image or a category that is not there.
+    """
+    from infer_segment_anything_2.segmentation.messages import in_short, not_accepted
+
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        images = {image["id"]: PurePosixPath(image["file_name"]).as_posix() for image in tree["images"]}
+        names = {category["id"]: category["name"] for category in tree["categories"]}
+        annotations = [dict(annotation) for annotation in tree["annotations"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"boxes: {path} cannot be read ({in_short(error)}); accepted is {BOXES_FORM}.") from error
+    of_images: dict[str, list[Detection]] = {name: [] for name in images.values()}
+    for k, annotation in enumerate(annotations, start=1):
+        for key, known in (("image_id", images), ("category_id", names)):
+            if annotation.get(key) not in known:
+                raise ValueError(
+                    not_accepted(f"boxes: {key} of annotation {k}", annotation.get(key), "an id that the file lists")
+                )
+        bbox = annotation.get("bbox")
+        if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(v, (int, float)) for v in bbox):
+            raise ValueError(not_accepted(f"boxes: bbox of annotation {k}", bbox, "[x, y, width, height] in pixels"))
+        detection = Detection(
+            bbox=bbox,
+            category_id=annotation["category_id"],
+            name=names[annotation["category_id"]],
+            id=annotation.get("id"),
+            confidence=annotation.get("score"),
+        )
+        of_images[images[annotation["image_id"]]].append(detection)
+    return Detections(of_images, tree["categories"])
+
+
 class ImageSegmenter:
     """A worker of Ray Data: one loaded model, called with one image at a time."""
 
@@ -138,11 +224,12 @@ class ImageSegmenter:
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
         """Segment the image `row["name"]` and write its masks, unless they are there.
 
+        Args:
+            row: also `detections`, as JSON; "null" where the parameters say what to segment.
+
         Returns:
             The `name` again and an `error`: why the image has no masks, or an empty text.
         """
-        from infer_segment_anything_2.segmentation.export import save_coco
-
         name, error = row["name"], ""
         masks_file, attempts_file = self.job.masks_file(name), self.job.attempts_file(name)
         if masks_file.is_file():  # the worker that was given this task before died after it
@@ -153,15 +240,28 @@ class ImageSegmenter:
             file.write(f"process {os.getpid()} on {platform.node()}\n")
             file.seek(0)
             deaths = len(file.readlines()) - 1
-        if deaths >= MOST_DEATHS:
+        if deaths >= MAX_DEATHS:
             error = f"{deaths} workers died while they segmented it, for want of memory perhaps"
         else:
             try:
-                save_coco(masks_file, {name: segment(self.segmenter, self.job.images / name, self.parameters)})
+                self.write_masks(name, json.loads(row["detections"]))
             except Exception as fault:  # whatever is wrong with one image, the others go on
                 error = f"{type(fault).__name__}: {fault}"
         attempts_file.unlink(missing_ok=True)
         return {"name": name, "error": error}
+
+    def write_masks(self, name: str, detections: list[Detection] | None) -> None:
+        """Write the file of the image `name`; with `detections`, mask k is of the category of detection k."""
+        from infer_segment_anything_2.segmentation.export import to_coco
+
+        masks = segment(self.segmenter, self.job.images / name, self.parameters, detections)
+        tree = to_coco({name: masks})
+        if detections is not None:
+            for annotation, detection in zip(tree["annotations"], detections, strict=True):
+                annotation["category_id"] = detection["category_id"]
+            names = {detection["category_id"]: detection["name"] for detection in detections}
+            tree["categories"] = [{"id": number, "name": names[number]} for number in sorted(names)]
+        replace(self.job.masks_file(name), [json.dumps(tree, allow_nan=False)])
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
@@ -179,66 +279,55 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
         return to_rgb8(np.asarray(image))
 
 
-def segment(segmenter, path: Path, parameters: Parameters) -> Masks:
-    """The masks of one image: of what the parameters point at, or of everything.
+def segment(
+    segmenter: Segmenter, path: Path, parameters: Parameters, detections: Sequence[Detection] | None = None
+) -> Masks:
+    """The masks of one image: of each of its detections, or else of what the parameters point at, or of everything.
 
-    With multimask_output each prompted object gets the one of its three candidates that the model rates best.
+    With multimask_output each object gets the one of its three candidates that the model rates best.
 
     Raises:
         Exception: a file that cannot be read.
         ValueError: a prompt outside of this image.
     """
-    from infer_segment_anything_2.segmentation import prompts as prompting
-    from infer_segment_anything_2.segmentation.masks import Masks, ranked
+    from infer_segment_anything_2.segmentation.masks import best_of
+    from infer_segment_anything_2.segmentation.request import make_request, objects_of
 
     image = read_image(path)
-    prompts = prompting.make_prompts(
-        prompting.parse_points(parameters.input_point),
-        prompting.parse_labels(parameters.input_point_label),
-        prompting.parse_boxes(parameters.input_box),
-        image.shape[:2],
-    )
-    percent = parameters.input_size_percent
-    if not prompts:
-        return ranked(segmenter.generate(image, automatic_settings(parameters), input_size_percent=percent))
-    candidates = segmenter.predict(
-        image,
-        prompts,
-        multimask_output=parameters.multimask_output,
-        mask_threshold=parameters.mask_threshold,
-        input_size_percent=percent,
-    )
-    scores = np.array([masks.scores for masks in candidates])  # (candidates, objects)
-    best = scores.argmax(axis=0)
-    return Masks(image.shape[:2], [candidates[c].rles[k] for k, c in enumerate(best)], scores.max(axis=0))
+    image_hw = image.shape[:2]
+    if detections is None:
+        objects = objects_of(parameters, image_hw)
+    else:
+        objects = [as_object(detection, image_hw) for detection in detections]
+    candidates = segmenter.segment(image, make_request(parameters, objects, image_hw))
+    return best_of(candidates) if len(candidates) > 1 else candidates[0]
 
 
-def automatic_settings(parameters: Parameters) -> AutomaticSettings:
-    """Automatic mode's share of the parameters."""
-    from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings
-    from infer_segment_anything_2.segmentation.prompts import parse_point_grids
+def as_object(detection: Detection, image_hw: tuple[int, int]) -> Object:
+    """What a detection points at; nothing, for an empty mask, if its box is outside the image or without area."""
+    from infer_segment_anything_2.segmentation.objects import Object, box_inside
 
-    names = {field.name for field in dataclasses.fields(AutomaticSettings)} - {"pred_iou_thresh", "point_grids"}
-    return AutomaticSettings(
-        pred_iou_thresh=parameters.iou_thresh,
-        point_grids=parse_point_grids(parameters.point_grids),
-        **{name: getattr(parameters, name) for name in names},
+    x, y, width, height = detection["bbox"]
+    return Object(
+        box=box_inside([x, y, x + width, y + height], image_hw),
+        name=detection["name"],
+        id=detection["id"],
+        confidence=detection["confidence"],
     )
 
 
-def segment_folder(job: Job, workers: int = 0, num_gpus: float = 0) -> tuple[int, int, dict[str, str]]:
+def segment_folder(job: Job, workers: int = 0, num_gpus: float = 0, detections: Detections | None = None) -> Outcome:
     """Segment the images that have no masks yet, and write masks.json and failures.json. Ray is started.
 
     Args:
         job: what to do.
         workers: how many; 0: as many as the cluster has room for.
         num_gpus: of each worker; may be a fraction.
-
-    Returns:
-        How many images have masks from an earlier run, how many from this one, and why each of the others has none.
+        detections: what to segment, in place of what the parameters say. Images that they do not name have none.
 
     Raises:
-        ValueError: no images, results of other parameters, or more threads or GPUs for one worker than a machine has.
+        ValueError: no images, none that `detections` name, results of other parameters, or more threads or GPUs for one worker
+            than a machine has.
     """
     names = sorted(
         path.relative_to(job.images).as_posix()
@@ -249,22 +338,34 @@ def segment_folder(job: Job, workers: int = 0, num_gpus: float = 0) -> tuple[int
         raise ValueError(
             f"images: there are none in {job.images}; accepted are files that end with {', '.join(SUFFIXES)}."
         )
-    keep_to_parameters(job)
+    absent = sorted(set(detections.of_images).difference(names)) if detections else []
+    if detections and len(absent) == len(detections.of_images):
+        raise ValueError(
+            f"boxes: no image in {job.images} has a file_name of the COCO file, such as {absent[:1]}; accepted are paths "
+            "relative to the folder of images."
+        )
+    keep_to_parameters(job, detections)
+    if detections:
+        delete_changed(job, detections.of_images)
     missing = [name for name in names if not job.masks_file(name).is_file()]
     shutil.rmtree(job.results / "attempts", ignore_errors=True)  # of a run that was interrupted: no worker died
     errors: dict[str, str] = {}
     if missing:
-        for row in tqdm(run(job, missing, workers, num_gpus), total=len(missing), desc="Segmenting", unit="image"):
+        rows = [
+            {"name": name, "detections": json.dumps(detections.of_images.get(name, []) if detections else None)}
+            for name in missing
+        ]
+        for row in tqdm(run(job, rows, workers, num_gpus), total=len(missing), desc="Segmenting", unit="image"):
             if row["error"]:
                 errors[row["name"]] = row["error"]
     shutil.rmtree(job.results / "attempts", ignore_errors=True)
-    merge(job, [name for name in names if name not in errors])
+    merge(job, [name for name in names if name not in errors], detections)
     replace(job.results / "failures.json", [json.dumps(errors, indent=1, sort_keys=True, ensure_ascii=False)])
-    return len(names) - len(missing), len(missing) - len(errors), errors
+    return Outcome(len(names) - len(missing), len(missing) - len(errors), errors, len(absent))
 
 
-def run(job: Job, names: Sequence[str], workers: int, num_gpus: float) -> Iterable[dict[str, str]]:
-    """Rows of :class:`ImageSegmenter` for the images `names`, as they come."""
+def run(job: Job, rows: Sequence[dict[str, str]], workers: int, num_gpus: float) -> Iterable[dict[str, str]]:
+    """What :class:`ImageSegmenter` returns for each of `rows`, as it comes."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     kind, each = ("GPU", num_gpus) if num_gpus else ("CPU", job.threads)
     room = sum(int(machine.get(kind, 0) / each) for machine in machines)
@@ -272,9 +373,9 @@ def run(job: Job, names: Sequence[str], workers: int, num_gpus: float) -> Iterab
         option = f"num_gpus is {num_gpus:g}" if num_gpus else f"threads is {job.threads}"
         most = max(machine.get(kind, 0) for machine in machines)
         raise ValueError(f"{option}; accepted is at most {most:g}, the {kind}s that one machine of the cluster has.")
-    tasks = -(-len(names) // IMAGES_PER_TASK)
+    tasks = -(-len(rows) // IMAGES_PER_TASK)
     ray.data.DataContext.get_current().enable_progress_bars = False  # tqdm's counts images
-    dataset = ray.data.from_items([{"name": name} for name in names], override_num_blocks=tasks)
+    dataset = ray.data.from_items(list(rows), override_num_blocks=tasks)
     # Workers that are killed, also while they load the model, are replaced as often as it takes: of the actors of a pool Ray
     # Data sets max_restarts and max_task_retries to -1 (2.60, where setting them oneself is deprecated). What a constructor
     # raises ends the run.
@@ -286,13 +387,14 @@ def run(job: Job, names: Sequence[str], workers: int, num_gpus: float) -> Iterab
     ).iter_rows()
 
 
-def keep_to_parameters(job: Job) -> None:
-    """Note the parameters with the results; ValueError where these were made with others."""
+def keep_to_parameters(job: Job, detections: Detections | None) -> None:
+    """Note the parameters with the results; ValueError where these were made with others, or without detections."""
     path = job.results / "parameters.json"
+    parameters = job.parameters | ({"boxes": "those of a COCO file"} if detections else {})
     if not path.is_file() or not (job.results / "images").is_dir():
-        replace(path, [json.dumps(job.parameters, indent=1)])
+        replace(path, [json.dumps(parameters, indent=1)])
     before = json.loads(path.read_text(encoding="utf-8"))
-    changed = sorted(name for name in job.parameters | before if job.parameters.get(name) != before.get(name))
+    changed = sorted(name for name in parameters | before if parameters.get(name) != before.get(name))
     if changed:
         raise ValueError(
             f"results: {job.results} has masks made with {', '.join(f'{name} = {before.get(name)}' for name in changed)}; "
@@ -300,21 +402,34 @@ def keep_to_parameters(job: Job) -> None:
         )
 
 
-def merge(job: Job, names: Iterable[str]) -> None:
-    """Write masks.json from the files of the images `names`, one at a time in memory, as one `save_coco` would have."""
-    from infer_segment_anything_2.segmentation.export import to_coco
+def delete_changed(job: Job, now: dict[str, list[Detection]]) -> None:
+    """Delete the masks of images whose detections are no longer those that they were made with, and note those of `now`."""
+    path = job.results / "boxes.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name in before | now:
+        if before.get(name, []) != now.get(name, []):
+            job.masks_file(name).unlink(missing_ok=True)
+    replace(path, [json.dumps(now)])  # last: should this run be interrupted before, the next one goes on
+
+
+def merge(job: Job, names: Iterable[str], detections: Detections | None) -> None:
+    """Write masks.json from the files of the images `names`, one at a time in memory, as one `save_coco` would have, with the
+    categories of the COCO file that `detections` are from."""
 
     def parts() -> Iterable[str]:
-        images: list[dict] = []
+        images: list[dict[str, Any]] = []
+        categories: dict[int, dict[str, Any]] = {}
         count = 0
         yield '{"annotations": ['
         for name in names:
             tree = json.loads(job.masks_file(name).read_text(encoding="utf-8"))
             images.append(tree["images"][0] | {"id": len(images) + 1})
+            categories |= {category["id"]: category for category in tree["categories"]}
             for annotation in tree["annotations"]:
                 count += 1
                 yield ", " * (count > 1) + json.dumps(annotation | {"id": count, "image_id": len(images)})
-        yield f'], "images": {json.dumps(images)}, "categories": {json.dumps(to_coco({})["categories"])}}}'
+        listed = detections.categories if detections else list(categories.values())
+        yield f'], "images": {json.dumps(images)}, "categories": {json.dumps(listed)}}}'
 
     replace(job.results / "masks.json", parts())
 
@@ -362,6 +477,14 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_gpus", type=at_least(0, float), default=0, help="GPUs of each worker, 0.5 say (default: 0)"
     )
+    parser.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="DETECTIONS.JSON",
+        help="COCO file whose annotations are the boxes to segment and whose categories name them, in place of input_box and "
+        "input_point; its file_names are relative to the folder of images. An image that it does not name counts as one "
+        "without boxes and has no mask; images that are not in the folder are left out and counted",
+    )
     parser.add_argument("--address", help="of a running Ray; default: RAY_ADDRESS, or a Ray of its own on this machine")
     parameters = parser.add_argument_group("the plugin's parameters")
     for name in (name for name in DECLARATION if name not in NO_OPTIONS):
@@ -373,7 +496,7 @@ def options() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     load_plugin(PLUGIN)
-    from infer_segment_anything_2.segmentation.parameters import Parameters, to_text, update
+    from infer_segment_anything_2.segmentation.parameters import Parameters, as_text, update
 
     parser = options()
     args = parser.parse_args(arguments)
@@ -381,8 +504,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("model_weight_file", "config_file"):
         if os.path.isfile(given.get(name, "")):
             given[name] = os.path.abspath(given[name])  # workers have another working directory
+    prompts = [name for name in ("input_box", "input_point", "input_point_label") if given.get(name)]
     try:
-        text = to_text(update(Parameters(), given))
+        if args.boxes and prompts:
+            raise ValueError(f"boxes: it was given beside {prompts[0]}; accepted is one of them.")
+        detections = read_detections(args.boxes) if args.boxes else None
+        text = as_text(update(Parameters(), given))
         job = Job(
             images=args.images.absolute(),
             results=args.results.absolute(),
@@ -393,7 +520,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         ray.init(args.address, ignore_reinit_error=True, logging_level=logging.WARNING)
-        before, now, errors = segment_folder(job, args.workers, args.num_gpus)
+        before, now, errors, absent = segment_folder(job, args.workers, args.num_gpus, detections)
     except ValueError as error:
         parser.error(str(error))
     except ray.exceptions.RayError as error:
@@ -402,6 +529,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"The run broke off; the same command goes on with what is missing.\n{cause}", file=sys.stderr)
         return 2
     print(f"{now} images segmented, {before} were before, {len(errors)} failed. Everything is in {job.results}")
+    if absent:
+        print(f"{absent} images that {args.boxes} names are not among those in {job.images}")
     for name, error in list(errors.items())[:10]:
         print(f"{name}: {error}", file=sys.stderr)
     return 1 if errors else 0

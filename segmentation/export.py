@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .masks import Masks, label_image
+from .masks import Masks
+from .painting import label_image
+
+#: The category of masks that nobody named.
+NAMELESS = "object"
 
 #: Images from which on a terminal shows a progress bar.
 MANY = 20
@@ -31,22 +35,24 @@ def to_coco(images: Mapping[str, Masks] | Iterable[tuple[str, Masks]]) -> dict[s
     Returns:
         A tree for JSON. Each mask is an annotation with `segmentation` (compressed RLE), `area` (pixels), `bbox`
         ([x, y, width, height] in pixels), `score` (the predicted IoU) and, from automatic mode, `stability_score`.
-        All are of one category, "object": SAM 2 gives no names.
+        Categories are the names of the masks, in the order in which they come; "object" is that of masks without one.
     """
     pairs = images.items() if isinstance(images, Mapping) else images
-    total = len(images) if hasattr(images, "__len__") else None
+    total = len(images) if isinstance(images, Sized) else None
     quiet = True if total is not None and total < MANY else None  # None: where there is a terminal
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    categories: dict[str, int] = {}
     for name, masks in tqdm(pairs, total=total, desc="COCO", unit="image", disable=quiet, leave=False):
         height, width = masks.image_hw
         entries.append({"id": len(entries) + 1, "file_name": str(name), "height": height, "width": width})
         for k, (rle, area, box) in enumerate(zip(masks.rles, masks.areas, masks.boxes_xyxy.tolist(), strict=True)):
             x0, y0, x1, y1 = box
+            category = categories.setdefault(masks.name_of(k) or NAMELESS, len(categories) + 1)
             annotation = {
                 "id": len(annotations) + 1,
                 "image_id": len(entries),
-                "category_id": 1,
+                "category_id": category,
                 "iscrowd": 0,
                 "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
                 "area": int(area),
@@ -59,7 +65,10 @@ def to_coco(images: Mapping[str, Masks] | Iterable[tuple[str, Masks]]) -> dict[s
     return {
         "images": entries,
         "annotations": annotations,
-        "categories": [{"id": 1, "name": "object", "supercategory": "object"}],
+        "categories": [
+            {"id": number, "name": name, "supercategory": "object"}
+            for name, number in (categories or {NAMELESS: 1}).items()
+        ],
     }
 
 

@@ -1,45 +1,48 @@
-"""sam2's image encoder on a CPU without what it does for nothing: the same operations on the same numbers, the same features.
+"""sam2's image encoder on a CPU without unnecessary work: the same operations on the same numbers, and the same features.
 
-In sam2 1.1.0 an encoding spends a quarter of its time on something other than matrix products and attention. Half of that
-is left out here:
+In sam2 1.1.0 a quarter of the time of an encoding goes into something other than matrix products and attention. Half of that
+quarter is left out here:
 
-- Position encodings for the memory of videos, 90 MB of them, which no image needs.
-- The position embedding of the trunk, the same for all images, is stretched again for each.
-- The first stage's channels are stored apart from one another, and put together again by each operation that needs them so.
-- Arrays of 50 to 150 MB, which the system takes back and clears again between one layer and the next. Windows of attention, and
-  in the small networks behind it pixels, are independent of one another: done some rows at a time, memory is used again.
+- The position encodings for the memory of videos, 90 MB: a single image does not need them.
+- The position embedding of the trunk is the same for all images, but sam2 stretches it again for each.
+- The channels of a pixel in the first stage are far apart in memory, and each operation that needs them together copies them.
+- Arrays of 50 to 150 MB are given back to the system after one layer, and cleared for the next. Windows of attention do not
+  depend on one another, and neither do pixels in the MLPs. So a few rows are computed at a time, in memory that is used again.
 
-Features are bit for bit those of sam2 (on the processors that this was tried on: a matrix product of fewer rows may be rounded
-differently elsewhere), and lie in memory as those of sam2 do, since that decides how the mask decoder rounds.
+The features are bit for bit those of sam2 on the processors on which this was tried. Elsewhere a matrix product of fewer rows
+may be rounded differently. They also have the memory layout of sam2's features, on which the rounding in the mask decoder
+depends.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .model_loader import sam2_imports
+from .sam2_package import (
+    FpnNeck,
+    Hiera,
+    ImageEncoder,
+    MultiScaleBlock,
+    SAM2Base,
+    flat_features,
+    trunk_position,
+    window_partition,
+    window_unpartition,
+)
 
-with sam2_imports():
-    from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
-    from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
-    from sam2.modeling.backbones.utils import window_partition, window_unpartition
-    from sam2.modeling.sam2_base import SAM2Base
-
-#: Pixels that windowed attention and the small networks take at once: at most some 30 MB of results in between, which the C
-#: library keeps for the next ones (glibc gives pieces of 32 MB and more back to the system, DEFAULT_MMAP_THRESHOLD_MAX). With
-#: fewer, matrix products begin to be rounded differently.
+#: Pixels that windowed attention and the MLPs take at once. Their results are then some 30 MB at most, and the C library keeps
+#: that memory for the next ones (glibc gives 32 MB and more back to the system, DEFAULT_MMAP_THRESHOLD_MAX). With fewer pixels,
+#: matrix products begin to be rounded differently.
 PIXELS_AT_ONCE = 8192
 
 
 class LeanImageEncoder:
-    """Computes what `SAM2Base.forward_image` and `_prepare_backbone_features` do, for one image.
+    """Computes the feature maps of one image, as `SAM2Base.forward_image` does.
 
     Args:
-        model: one that :meth:`fits`, on the CPU.
+        model: one for which :meth:`fits` is true, on the CPU.
     """
 
     def __init__(self, model: SAM2Base) -> None:
@@ -48,7 +51,7 @@ class LeanImageEncoder:
 
     @staticmethod
     def fits(model: SAM2Base) -> bool:
-        """Whether this class computes what the model's encoder does, as for all released models."""
+        """Whether this class computes what the model's encoder does; it does for all released models."""
         encoder = model.image_encoder
         return (
             type(encoder) is ImageEncoder
@@ -61,7 +64,11 @@ class LeanImageEncoder:
         )
 
     def __call__(self, pixels: Tensor) -> list[Tensor]:
-        """Feature maps (h * w, 1, C), from fine to coarse, of pixels (1, 3, S, S), normalised, float32."""
+        """Feature maps (h * w, 1, C), from fine to coarse.
+
+        Args:
+            pixels: (1, 3, S, S) float32, normalised.
+        """
         model, encoder = self._model, self._model.image_encoder
         maps = self._neck(self._trunk(pixels))
         if encoder.scalp > 0:
@@ -69,16 +76,17 @@ class LeanImageEncoder:
         if model.use_high_res_features_in_sam:
             decoder = model.sam_mask_decoder
             maps[0], maps[1] = decoder.conv_s0(maps[0]), decoder.conv_s1(maps[1])
-        # Position encodings, which it puts in order beside the maps, are not used.
-        return model._prepare_backbone_features({"backbone_fpn": maps, "vision_pos_enc": maps})[1]
+        return flat_features(model, maps)
 
     def _trunk(self, pixels: Tensor) -> list[Tensor]:
+        """Hiera.forward: features (1, C, h, w) of each stage, from fine to coarse."""
         trunk: Hiera = self._model.image_encoder.trunk
-        x = trunk.patch_embed(pixels)
+        x: Tensor = trunk.patch_embed(pixels)
         if self._position is None or self._position.shape != x.shape:
-            self._position = trunk._get_pos_embed(x.shape[1:3]).contiguous()
+            _, height, width, _ = x.shape
+            self._position = trunk_position(trunk, (height, width)).contiguous()
         x = torch.add(self._position, x)
-        outputs = []
+        outputs: list[Tensor] = []
         for i, block in enumerate(trunk.blocks):
             x = _block(block, x)
             if i == trunk.stage_ends[-1] or (i in trunk.stage_ends and trunk.return_interm_layers):
@@ -89,18 +97,17 @@ class LeanImageEncoder:
     def _neck(self, features: list[Tensor]) -> list[Tensor]:
         """FpnNeck.forward without the position encodings."""
         neck: FpnNeck = self._model.image_encoder.neck
-        maps: list[Any] = [None] * len(features)
-        above = None
+        maps: list[Tensor] = []
         for level in reversed(range(len(features))):
             here = neck.convs[len(features) - 1 - level](features[level])
-            if above is not None and level in neck.fpn_top_down_levels:
+            if maps and level in neck.fpn_top_down_levels:
                 corners = None if neck.fpn_interp_model == "nearest" else False
                 here = here + F.interpolate(
-                    above, scale_factor=2.0, mode=neck.fpn_interp_model, align_corners=corners, antialias=False
+                    maps[0], scale_factor=2.0, mode=neck.fpn_interp_model, align_corners=corners, antialias=False
                 )
                 if neck.fuse_type == "avg":
                     here /= 2
-            maps[level] = above = here
+            maps.insert(0, here)
         return maps
 
 
@@ -124,7 +131,7 @@ def _block(block: MultiScaleBlock, x: Tensor) -> Tensor:
 
 
 def _attend(block: MultiScaleBlock, x: Tensor) -> Tensor:
-    """`x` with what its windows learn from attention; written into `x` where the shape stays."""
+    """`x` plus what attention within its windows adds. Written into `x` where the shape does not change."""
     normed = block.norm1(x)
     shortcut = x if block.dim == block.dim_out else _pooled(block.proj(normed), block)
     hw = shortcut.shape[1:3]
@@ -140,7 +147,7 @@ def _attend(block: MultiScaleBlock, x: Tensor) -> Tensor:
 
 
 def _pooled(x: Tensor, block: MultiScaleBlock) -> Tensor:
-    """The maximum of each cell of (N, H, W, C), as hieradet.do_pool."""
+    """The maximum of each cell of (N, H, W, C), as hieradet.do_pool computes it."""
     if block.pool is None:
         return x
     return block.pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

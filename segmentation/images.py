@@ -63,9 +63,7 @@ def _widened(values: npt.NDArray) -> npt.NDArray[np.floating]:
     return values.astype(np.result_type(values, np.float64), copy=False)  # long doubles stay: they may not fit
 
 
-def _scaled(
-    values: npt.NDArray[np.floating], low: np.floating, high: np.floating, is_float: bool
-) -> npt.NDArray[np.floating]:
+def _scaled(values: npt.NDArray[np.floating], low: float, high: float, is_float: bool) -> npt.NDArray[np.floating]:
     """`values` from 0 to 255, whole numbers; `low` and `high` are the least and the greatest finite one of the image."""
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     if is_float and low >= 0 and high <= 255:

@@ -1,19 +1,21 @@
-"""Many single points on one image through sam2's mask decoder, in a third of its time on a CPU.
+"""Single points through sam2's mask decoder, many at once on one image, in a third of sam2's time on a CPU.
 
-The same weights and the same function as `sam2.modeling.sam.mask_decoder.MaskDecoder` (sam2 1.1.0), computed in another order,
-so that results differ by float rounding only. With P places of the image embedding (4,096 in a released model), C channels
-(256), T tokens a point (8) and H heads (8):
+The weights and the function are those of `sam2.modeling.sam.mask_decoder.MaskDecoder` (sam2 1.1.0). The order of the arithmetic
+is another, so results differ by float rounding. Below, P is the number of image tokens, one for each position of the image
+embedding (4,096 in a released model), C the number of channels (256), T the number of tokens of a point (8) and H the number of
+heads (8).
 
-- What the image alone decides is computed once per image, not once per point: the projections of the first layer, and those
-  of the position encoding in all layers. In sam2 each point carries its own copy of the image through the first layer.
-- Attention between T tokens and P places projects the tokens onto the C channels instead of the places onto heads:
-  (Q W_Q)(X W_K)^T = (Q W_Q W_K^T) X^T. That is H T = 64 products a place and channel instead of C / 2 = 128, and no (P, C / 2)
-  arrays of queries, keys and values. Biases of keys drop out of the softmax; those of values pass through it, as weights add
-  up to one.
-- A mask given as a prompt reaches the places through 16 channels: what the first layer does with it is of rank 16.
-- Masks are made of the points alone whose predicted IoU is high enough; it is known before them.
-- The transposed convolutions, whose kernel is their stride, are matrix products; done some places at a time, and channels last,
-  their results stay in the processor's cache. Pixels come into their order at the end, one number a pixel instead of 32.
+- What depends on the image alone is computed once per image and not once per point: the projections of the first layer, and the
+  projections of the position encoding in all layers. In sam2 each point has a copy of the image tokens in the first layer.
+- Attention between T tokens and P image tokens projects the tokens onto the C channels, instead of the image tokens onto heads:
+  (Q W_Q)(X W_K)^T = (Q W_Q W_K^T) X^T. That is H T = 64 products per image token and channel instead of C / 2 = 128, and no
+  arrays of (P, C / 2) for queries, keys and values. The bias of the keys has no effect on the softmax. The bias of the values
+  is added as it is, since attention weights add up to one.
+- A mask as a prompt is added to the image tokens through 16 channels, so what the first layer computes from it has rank 16.
+- IoUs are predicted before masks are made, so only masks with a high enough IoU are made.
+- The transposed convolutions have a kernel as large as their stride, so they are matrix products. They take some image tokens
+  at a time, channels last, so that their results stay in the processor's cache. Pixels are put in order at the end, when there
+  is one number per pixel and no longer 32.
 """
 
 from __future__ import annotations
@@ -24,44 +26,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .model_loader import sam2_imports
+from .sam2_package import Attention, MaskDecoder, PromptEncoder, SAM2Base, TwoWayTransformer, stable_or_best
 
-with sam2_imports():
-    from sam2.modeling.sam.mask_decoder import MaskDecoder
-    from sam2.modeling.sam.prompt_encoder import PromptEncoder
-    from sam2.modeling.sam.transformer import Attention, TwoWayTransformer
-    from sam2.modeling.sam2_base import SAM2Base
+#: Image tokens that are upscaled at once: 3 MB of intermediate results with a released model.
+TOKENS_AT_ONCE = 1024
 
-#: Places of the image embedding that are upscaled at once: 3 MB of intermediate results with a released model.
-PLACES_AT_ONCE = 1024
-
-#: sam2's predictor hands masks out, and so on as prompts, with logits limited to this.
+#: sam2's predictor limits the logits of masks that it returns to this, and so those of masks that are given as prompts.
 MASK_INPUT_LIMIT = 32.0
 
 
 @dataclass(frozen=True)
-class _Source:
-    """What the first layer makes of an image before any prompt: the same for all points.
+class _FirstLayer:
+    """What the first layer computes from an image before it meets a point.
 
     Attributes:
-        keys, values: (P, D), what tokens attend to.
-        queries: (P, D), what attends to tokens.
-        places: (P, C), the image itself.
+        image_tokens: (P, C), the image.
+        keys, values: (P, D), for the attention from tokens to the image.
+        queries: (P, D), for the attention from the image to tokens.
     """
 
+    image_tokens: Tensor
     keys: Tensor
     values: Tensor
     queries: Tensor
-    places: Tensor
 
 
 class PointDecoder:
-    """Decodes points, one object each, on one image.
+    """Decodes points on one image into masks. Each point is an object of its own.
 
     Args:
-        model: one that :meth:`fits`.
-        image_embed: (1, C, h, w), of SAM2ImagePredictor's features.
-        high_res_feats: (1, C / 8, 4 h, 4 w) and (1, C / 4, 2 h, 2 w), of the same.
+        model: one for which :meth:`fits` is true.
+        image_embed: (1, C, h, w), as in the features of SAM2ImagePredictor.
+        high_res_feats: (1, C / 8, 4 h, 4 w) and (1, C / 4, 2 h, 2 w), from the same features.
     """
 
     def __init__(self, model: SAM2Base, image_embed: Tensor, high_res_feats: list[Tensor]) -> None:
@@ -69,19 +65,20 @@ class PointDecoder:
         self._prompts: PromptEncoder = model.sam_prompt_encoder
         self._transformer: TwoWayTransformer = self._decoder.transformer
         layers = self._transformer.layers
-        self._to_image = [layer.cross_attn_token_to_image for layer in layers]
+        self._to_image: list[Attention] = [layer.cross_attn_token_to_image for layer in layers]
         self._to_image.append(self._transformer.final_attn_token_to_image)
-        self._to_tokens = [layer.cross_attn_image_to_token for layer in layers]
-        # (C, 16): what the channels of a prompted mask become.
-        self._mask_weight = self._prompts.mask_downscaling[-1].weight.flatten(1)
+        self._to_tokens: list[Attention] = [layer.cross_attn_image_to_token for layer in layers]
+        # (C, 16): from the channels of a mask prompt to those of the image.
+        self._mask_weight: Tensor = self._prompts.mask_downscaling[-1].weight.flatten(1)
 
-        self._hw = tuple(image_embed.shape[-2:])
-        image, position = (_places_first(x) for x in (image_embed, self._prompts.get_dense_pe()))
+        height, width = image_embed.shape[-2:]
+        self._hw = (height, width)
+        image, position = (_as_tokens(x) for x in (image_embed, self._prompts.get_dense_pe()))
         no_mask = self._prompts.no_mask_embed.weight
-        self._without_mask = self._source(image + no_mask, position)
-        self._with_mask = self._source(image + self._prompts.mask_downscaling[-1].bias, position)
+        self._without_mask = self._first_layer(image + no_mask, position)
+        self._with_mask = self._first_layer(image + self._prompts.mask_downscaling[-1].bias, position)
         self._position_keys = [F.linear(position, a.k_proj.weight) for a in self._to_image]
-        self._position_queries = [a.q_proj(position) for a in self._to_tokens]
+        self._position_queries: list[Tensor] = [a.q_proj(position) for a in self._to_tokens]
 
         first, _, _, second, _ = self._decoder.output_upscaling
         fine, coarse = high_res_feats
@@ -92,7 +89,7 @@ class PointDecoder:
 
     @staticmethod
     def fits(model: SAM2Base) -> bool:
-        """Whether this class computes what the model's decoder does, as for all released models."""
+        """Whether this class computes what the model's decoder does; it does for all released models."""
         decoder = model.sam_mask_decoder
         return (
             type(decoder) is MaskDecoder
@@ -109,13 +106,13 @@ class PointDecoder:
         mask_input: Tensor | None = None,
         iou_above: float | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Masks of N points, as SAM2ImagePredictor._predict with one positive point each gives them.
+        """Masks of N points, as SAM2ImagePredictor._predict gives them for one positive point each.
 
         Args:
             points: (N, 2) float32, xy in pixels of the model's input.
-            multimask_output: three masks a point instead of one.
+            multimask_output: three masks per point instead of one.
             mask_input: (N, 1, 4 h, 4 w) logits of a mask for each point, as a further prompt.
-            iou_above: leave masks out whose predicted IoU is not above it.
+            iou_above: leave out masks whose predicted IoU is not above it.
 
         Returns:
             Logits (K, 4 h, 4 w) and predicted IoUs (K,), point by point; K is N or 3 N where `iou_above` is None.
@@ -127,7 +124,7 @@ class PointDecoder:
         if decoder.pred_obj_scores:
             own.insert(0, decoder.obj_score_token.weight)
         tokens = torch.cat([torch.cat(own).expand(len(points), -1, -1), prompts], dim=1)
-        tokens, places = self._transform(tokens, None if mask_input is None else self._mask_channels(mask_input))
+        tokens, image_tokens = self._transform(tokens, None if mask_input is None else self._mask_channels(mask_input))
 
         at = int(decoder.pred_obj_scores)
         ious = decoder.iou_prediction_head(tokens[:, at])
@@ -135,53 +132,58 @@ class PointDecoder:
             [mlp(tokens[:, at + 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
         )
         found = [
-            self._masks(*of_point, multimask_output, iou_above) for of_point in zip(places, hyper, ious, strict=True)
+            self._masks(*of_point, multimask_output, iou_above)
+            for of_point in zip(image_tokens, hyper, ious, strict=True)
         ]
         return torch.cat([logits for logits, _ in found]), torch.cat([iou for _, iou in found])
 
     def _masks(
-        self, places: Tensor, hyper: Tensor, ious: Tensor, multimask_output: bool, iou_above: float | None
+        self, image_tokens: Tensor, hyper: Tensor, ious: Tensor, multimask_output: bool, iou_above: float | None
     ) -> tuple[Tensor, Tensor]:
-        """Logits (K, 4 h, 4 w) and IoUs (K,) of one point: those of its masks whose IoU is above `iou_above`."""
+        """Logits (K, 4 h, 4 w) and IoUs (K,) of the masks of one point whose IoU is above `iou_above`.
 
-        def good(ious: Tensor) -> Tensor:  # an IoU that is not a number is above none
-            return torch.ones_like(ious, dtype=torch.bool) if iou_above is None else ious > iou_above
-
-        if multimask_output:
-            wanted = 1 + torch.nonzero(good(ious[1:]))[:, 0]
-        elif self._decoder.dynamic_multimask_via_stability:
-            # Mask 0, or where it is not stable the best of the others: known only when both are there.
-            wanted = torch.stack([torch.zeros_like(best := 1 + ious[1:].argmax()), best])
-            if not good(ious[wanted]).any():
+        Args:
+            image_tokens: (P, C).
+            hyper: (M, C / 8), the output of the hypernetwork of each mask, the single mask first.
+            ious: (M,).
+            multimask_output, iou_above: as in :meth:`decode`.
+        """
+        dynamic = not multimask_output and self._decoder.dynamic_multimask_via_stability
+        if dynamic:
+            # The single mask if it is stable, else the best of the others: which one is known when both are made.
+            best = 1 + ious[1:].argmax()
+            wanted = torch.stack([torch.zeros_like(best), best])
+            if not _above(ious[wanted], iou_above).any():
                 wanted = wanted[:0]
         else:
-            wanted = torch.nonzero(good(ious[:1]))[:, 0]
+            first, stop = (1, len(ious)) if multimask_output else (0, 1)
+            wanted = first + torch.nonzero(_above(ious[first:stop], iou_above))[:, 0]
         if not len(wanted):
-            return places.new_zeros(0, *(4 * side for side in self._hw)), ious[:0]
-        logits, ious = self._upscale(places, hyper[wanted]), ious[wanted]
-        if not multimask_output and self._decoder.dynamic_multimask_via_stability:
-            logits, ious = self._decoder._dynamic_multimask_via_stability(logits[None], ious[None])
+            height, width = self._hw
+            return image_tokens.new_zeros(0, 4 * height, 4 * width), ious[:0]
+        logits, ious = self._upscale(image_tokens, hyper[wanted]), ious[wanted]
+        if dynamic:
+            logits, ious = stable_or_best(self._decoder, logits[None], ious[None])
             logits, ious = logits[0], ious[0]
-            keep = good(ious)
+            keep = _above(ious, iou_above)
             logits, ious = logits[keep], ious[keep]
         return logits, ious
 
-    def _source(self, image: Tensor, position: Tensor) -> _Source:
+    def _first_layer(self, image_tokens: Tensor, position: Tensor) -> _FirstLayer:
         to_image, to_tokens = self._to_image[0], self._to_tokens[0]
-        return _Source(
-            keys=F.linear(image + position, to_image.k_proj.weight),
-            values=to_image.v_proj(image),
-            queries=to_tokens.q_proj(image + position),
-            places=image,
+        return _FirstLayer(
+            image_tokens=image_tokens,
+            keys=F.linear(image_tokens + position, to_image.k_proj.weight),
+            values=to_image.v_proj(image_tokens),
+            queries=to_tokens.q_proj(image_tokens + position),
         )
 
     def _mask_channels(self, masks: Tensor) -> Tensor:
-        """(N, P, 16) of masks (N, 1, 4 h, 4 w): PromptEncoder.mask_downscaling but for its last convolution."""
+        """(N, P, 16) of masks (N, 1, 4 h, 4 w): PromptEncoder.mask_downscaling without its last convolution."""
         first, norm1, act1, second, norm2, act2, _ = self._prompts.mask_downscaling
         height, width = self._hw
-        blocks = masks.reshape(-1, height, 2, 2, width, 2, 2).permute(
-            0, 1, 4, 2, 5, 3, 6
-        )  # 2 x 2 blocks of 2 x 2 pixels
+        # 2 x 2 blocks of 2 x 2 pixels: the kernels of both convolutions are as large as their strides.
+        blocks = masks.reshape(-1, height, 2, 2, width, 2, 2).permute(0, 1, 4, 2, 5, 3, 6)
         x = F.linear(blocks.reshape(-1, 4), first.weight.flatten(1), first.bias)
         x = act1(F.layer_norm(x, x.shape[-1:], norm1.weight, norm1.bias, norm1.eps))
         weight = second.weight.permute(0, 2, 3, 1).flatten(1)
@@ -190,8 +192,17 @@ class PointDecoder:
         return x.reshape(len(masks), height * width, -1)
 
     def _transform(self, prompts: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The two-way transformer: tokens (N, T, C) and channels (N, P, 16) of masks to tokens and places (N, P, C)."""
-        tokens, places = prompts, None
+        """The two-way transformer.
+
+        Args:
+            prompts: (N, T, C), the tokens of each point. They serve as their own position encoding, too.
+            mask: (N, P, 16), the channels of a mask prompt.
+
+        Returns:
+            Tokens (N, T, C) and image tokens (N, P, C).
+        """
+        first = self._without_mask if mask is None else self._with_mask
+        tokens, image_tokens = prompts, first.image_tokens
         for i, layer in enumerate(self._transformer.layers):
             if layer.skip_first_layer_pe:
                 tokens = layer.self_attn(tokens, tokens, tokens)
@@ -199,91 +210,135 @@ class PointDecoder:
                 queries = tokens + prompts
                 tokens = tokens + layer.self_attn(queries, queries, tokens)
             tokens = layer.norm1(tokens)
-            tokens = layer.norm2(tokens + self._attend_to_image(i, tokens + prompts, places, mask))
+            queries = tokens + prompts
+            if i == 0:
+                learned = self._first_to_image(queries, first, mask)
+            else:
+                learned = self._attend_to_image(i, queries, image_tokens)
+            tokens = layer.norm2(tokens + learned)
             tokens = layer.norm3(tokens + layer.mlp(tokens))
-            places = layer.norm4(self._attend_to_tokens(i, tokens, tokens + prompts, places, mask))
-        tokens = tokens + self._attend_to_image(len(self._transformer.layers), tokens + prompts, places, mask)
-        return self._transformer.norm_final_attn(tokens), places
+            keys = tokens + prompts
+            if i == 0:
+                image_tokens = layer.norm4(self._first_to_tokens(first, mask, keys, tokens))
+            else:
+                image_tokens = layer.norm4(self._attend_to_tokens(i, image_tokens, keys, tokens))
+        tokens = tokens + self._attend_to_image(len(self._transformer.layers), tokens + prompts, image_tokens)
+        return self._transformer.norm_final_attn(tokens), image_tokens
 
-    def _attend_to_image(self, i: int, tokens: Tensor, places: Tensor | None, mask: Tensor | None) -> Tensor:
-        """What tokens (N, T, C) learn from the image: (N, T, C)."""
+    def _first_to_image(self, tokens: Tensor, first: _FirstLayer, mask: Tensor | None) -> Tensor:
+        """:meth:`_attend_to_image` in the first layer, whose keys and values are the same for all points but for a mask."""
+        attention = self._to_image[0]
+        queries = _by_head(attention, attention.q_proj(tokens))  # (N, H T, D)
+        weights = queries @ first.keys.T
+        if mask is not None:
+            weights.baddbmm_(queries @ (attention.k_proj.weight @ self._mask_weight), mask.transpose(1, 2))
+        weights = weights.softmax(dim=-1)
+        values = weights @ first.values
+        if mask is not None:
+            values += weights @ mask @ (attention.v_proj.weight @ self._mask_weight).T
+        return _join_heads(attention, values)
+
+    def _attend_to_image(self, i: int, tokens: Tensor, image_tokens: Tensor) -> Tensor:
+        """(N, T, C): what tokens (N, T, C) take from the image (N, P, C) in layer `i`."""
         attention = self._to_image[i]
         queries = _by_head(attention, attention.q_proj(tokens))  # (N, H T, D)
-        if places is None:
-            source = self._without_mask if mask is None else self._with_mask
-            shares = queries @ source.keys.T
-            if mask is not None:
-                shares.baddbmm_(queries @ (attention.k_proj.weight @ self._mask_weight), mask.transpose(1, 2))
-            shares = shares.softmax(dim=-1)
-            values = shares @ source.values
-            if mask is not None:
-                values += shares @ mask @ (attention.v_proj.weight @ self._mask_weight).T
-        else:
-            shares = queries @ self._position_keys[i].T
-            shares.baddbmm_(queries @ attention.k_proj.weight, places.transpose(1, 2))
-            values = attention.v_proj(shares.softmax(dim=-1) @ places)
-        count = tokens.shape[1]
-        values = values.unflatten(1, (-1, count)) * _heads(attention)[:, None]
-        return attention.out_proj(values.sum(dim=1))
+        weights = queries @ self._position_keys[i].T
+        weights.baddbmm_(queries @ attention.k_proj.weight, image_tokens.transpose(1, 2))
+        values = attention.v_proj(weights.softmax(dim=-1) @ image_tokens)
+        return _join_heads(attention, values)
 
-    def _attend_to_tokens(
-        self, i: int, tokens: Tensor, keys: Tensor, places: Tensor | None, mask: Tensor | None
-    ) -> Tensor:
-        """The image, with what it learns from tokens (N, T, C) whose keys (N, T, C) have their positions: (N, P, C)."""
+    def _first_to_tokens(self, first: _FirstLayer, mask: Tensor | None, keys: Tensor, values: Tensor) -> Tensor:
+        """:meth:`_attend_to_tokens` in the first layer, whose queries are the same for all points but for a mask."""
+        attention = self._to_tokens[0]
+        keys, values = _keys_by_head(attention, keys), _values_by_head(attention, values)
+        weights = torch.bmm(first.queries.expand(len(keys), -1, -1), keys)  # (N, P, H T); matmul would copy the queries
+        if mask is None:
+            return torch.baddbmm(first.image_tokens, _softmax_by_head(attention, weights), values)
+        weights.baddbmm_(mask, (attention.q_proj.weight @ self._mask_weight).T @ keys)
+        # The mask's part of the image tokens is added in the same product.
+        weights = torch.cat([_softmax_by_head(attention, weights), mask], dim=2)
+        values = torch.cat([values, self._mask_weight.T.expand(len(values), -1, -1)], dim=1)
+        return torch.baddbmm(first.image_tokens, weights, values)
+
+    def _attend_to_tokens(self, i: int, image_tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """(N, P, C): the image (N, P, C) plus what it takes from tokens in layer `i`.
+
+        Args:
+            keys: (N, T, C), the tokens with their position encoding.
+            values: (N, T, C), the tokens without it.
+        """
         attention = self._to_tokens[i]
-        keys = _by_head(attention, attention.k_proj(keys)).transpose(1, 2)  # (N, D, H T)
-        # (N, H T, C). The shares of each head add up to one: with its part of the bias each adds the whole bias.
-        gains = _by_head(attention, attention.v_proj(tokens), scaled=False) @ attention.out_proj.weight.T
-        gains += attention.out_proj.bias / attention.num_heads
-        source = self._without_mask if mask is None else self._with_mask
-        queries = source.queries if places is None else self._position_queries[i]
-        shares = torch.bmm(queries.expand(len(keys), -1, -1), keys)  # (N, P, H T); matmul would copy it
-        if places is not None:
-            shares.baddbmm_(places, attention.q_proj.weight.T @ keys)
-        elif mask is not None:
-            shares.baddbmm_(mask, (attention.q_proj.weight @ self._mask_weight).T @ keys)
-        shares = shares.unflatten(2, (attention.num_heads, -1)).softmax(dim=-1).flatten(2)
-        if places is not None:
-            return torch.baddbmm(places, shares, gains)
-        if mask is not None:
-            shares = torch.cat([shares, mask], dim=2)
-            gains = torch.cat([gains, self._mask_weight.T.expand(len(gains), -1, -1)], dim=1)
-        return torch.baddbmm(source.places, shares, gains)
+        keys, values = _keys_by_head(attention, keys), _values_by_head(attention, values)
+        queries = self._position_queries[i]
+        weights = torch.bmm(queries.expand(len(keys), -1, -1), keys)  # (N, P, H T); matmul would copy the queries
+        weights.baddbmm_(image_tokens, attention.q_proj.weight.T @ keys)
+        return torch.baddbmm(image_tokens, _softmax_by_head(attention, weights), values)
 
-    def _upscale(self, places: Tensor, hyper: Tensor) -> Tensor:
-        """Logits (K, 4 h, 4 w) from places (P, C) and what the decoder's small networks ask of each pixel (K, C / 8)."""
+    def _upscale(self, image_tokens: Tensor, hyper: Tensor) -> Tensor:
+        """Logits (K, 4 h, 4 w) of image tokens (P, C) and outputs of the hypernetworks (K, C / 8)."""
         _, norm, act1, _, act2 = self._decoder.output_upscaling
         (coarse, coarse_added), (fine, fine_added) = self._upscaling
-        logits = places.new_empty(len(places), 16, len(hyper))
-        for start in range(0, len(places), PLACES_AT_ONCE):
-            part = slice(start, start + PLACES_AT_ONCE)
-            x = torch.addmm(coarse_added[part], places[part], coarse).view(-1, fine.shape[0])
+        logits = image_tokens.new_empty(len(image_tokens), 16, len(hyper))
+        for start in range(0, len(image_tokens), TOKENS_AT_ONCE):
+            part = slice(start, start + TOKENS_AT_ONCE)
+            x = torch.addmm(coarse_added[part], image_tokens[part], coarse).view(-1, fine.shape[0])
             x = act1(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
             x = torch.addmm(fine_added[part].view(len(x), -1), x, fine).view(-1, hyper.shape[1])
             torch.mm(act2(x), hyper.T, out=logits[part].view(-1, len(hyper)))
         return _unblock(logits, self._hw)
 
 
-def _places_first(x: Tensor) -> Tensor:
+def _above(ious: Tensor, least: float | None) -> Tensor:
+    """Bool, where an IoU is above `least`: all where that is None; one that is not a number is above nothing."""
+    return torch.ones_like(ious, dtype=torch.bool) if least is None else ious > least
+
+
+def _as_tokens(x: Tensor) -> Tensor:
     """(P, C) of (1, C, h, w)."""
     return x[0].flatten(1).T.contiguous()
 
 
 def _heads(attention: Attention) -> Tensor:
     """(H, D): 1 where a channel belongs to a head."""
-    eye = torch.eye(attention.num_heads, dtype=attention.q_proj.weight.dtype, device=attention.q_proj.weight.device)
+    weight: Tensor = attention.q_proj.weight
+    eye = torch.eye(attention.num_heads, dtype=weight.dtype, device=weight.device)
     return eye.repeat_interleave(attention.internal_dim // attention.num_heads, dim=1)
 
 
 def _by_head(attention: Attention, x: Tensor, scaled: bool = True) -> Tensor:
-    """(N, H T, D) of (N, T, D): each head's own channels, the others zero, so that heads are rows of one matrix product.
+    """(N, H T, D) of (N, T, D): a row for each head with the head's own channels, the others zero.
 
-    `scaled` by the square root that attention divides by.
+    So one matrix product serves all heads. `scaled` divides by the square root of a head's number of channels, as attention
+    does.
     """
     heads = _heads(attention)
     if scaled:
         heads = heads * (attention.internal_dim // attention.num_heads) ** -0.5
     return (x[:, None] * heads[:, None]).flatten(1, 2)
+
+
+def _keys_by_head(attention: Attention, tokens: Tensor) -> Tensor:
+    """(N, D, H T): the keys of tokens (N, T, C), scaled."""
+    return _by_head(attention, attention.k_proj(tokens)).transpose(1, 2)
+
+
+def _values_by_head(attention: Attention, tokens: Tensor) -> Tensor:
+    """(N, H T, C): the values of tokens (N, T, C), projected to what they add to an image token."""
+    values = _by_head(attention, attention.v_proj(tokens), scaled=False) @ attention.out_proj.weight.T
+    # The attention weights of each head add up to one, so H parts of the bias add up to the bias.
+    values += attention.out_proj.bias / attention.num_heads
+    return values
+
+
+def _softmax_by_head(attention: Attention, weights: Tensor) -> Tensor:
+    """Attention weights (N, P, H T) that add up to one over the T tokens of each head."""
+    return weights.unflatten(2, (attention.num_heads, -1)).softmax(dim=-1).flatten(2)
+
+
+def _join_heads(attention: Attention, values: Tensor) -> Tensor:
+    """(N, T, C) of values (N, H T, D), of which each head gives its own channels."""
+    values = values.unflatten(1, (attention.num_heads, -1)) * _heads(attention)[:, None]
+    return attention.out_proj(values.sum(dim=1))
 
 
 def _as_matrix(weight: Tensor) -> Tensor:
@@ -292,7 +347,7 @@ def _as_matrix(weight: Tensor) -> Tensor:
 
 
 def _blocks(feature: Tensor, levels: int) -> Tensor:
-    """(P, 4**levels * c) of (1, c, 2**levels h, 2**levels w): the pixels of each place in the order in which `levels`
+    """(P, 4**levels * c) of (1, c, 2**levels h, 2**levels w): the pixels of each image token, in the order in which `levels`
     transposed convolutions make them."""
     channels, height, width = feature.shape[1:]
     twos = (2,) * levels
@@ -303,7 +358,7 @@ def _blocks(feature: Tensor, levels: int) -> Tensor:
 
 
 def _unblock(logits: Tensor, hw: tuple[int, int]) -> Tensor:
-    """(K, 4 h, 4 w) of (P, 16, K): the pixels of each place put where they belong."""
+    """(K, 4 h, 4 w) of (P, 16, K): the pixels of each image token, put in their places in the picture."""
     height, width = hw
     x = logits.view(height, width, 2, 2, 2, 2, -1).permute(6, 0, 2, 4, 1, 3, 5)
     return x.reshape(-1, 4 * height, 4 * width)

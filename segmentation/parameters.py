@@ -1,42 +1,37 @@
 """The plugin's parameters, each declared once: name, type, default, accepted values and help.
 
-Parsing, the limits in the Studio panel and the table in the README follow from this declaration. On the wire (workflow files,
-Studio, `set_parameters`) every value is text; inside it is typed.
+Parsing, the limits in the panel and the list in the README follow from this declaration. A value may come as text or typed;
+it is parsed once, when it is set.
 """
 
 from __future__ import annotations
 
 import ctypes
-import difflib
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Generic, NamedTuple, TypedDict, TypeVar, cast, get_origin
 
 import annotated_types
+import numpy as np
+import numpy.typing as npt
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
 
-from . import prompts
+from . import prompt_text
 from .checkpoints import MODEL_NAMES
-
-#: Parameter names of the published plugin, still read and written so that its workflows load.
-ALIASES = {"iou_thres": "iou_thresh"}
-
-#: Grid points of one search, all crops together: what takes days, gigabytes, or never ends is refused instead of begun.
-MOST_GRID_POINTS = 1_000_000
-
-#: No logit of a model is greater: masks cut here are as empty, or as full, as masks cut farther out.
-MOST_LOGIT = 1e30
+from .messages import not_accepted, short
+from .objects import match_labels
 
 MODEL, PROMPT, AUTOMATIC, ADVANCED, OUTPUT = "Model", "Prompt", "Automatic mode", "Advanced", "Output"
 
@@ -76,15 +71,43 @@ def _empty_from_none(value: Any) -> Any:
 FileName = Annotated[str, BeforeValidator(_empty_from_none)]
 
 
-def _parsed_by(parse: Callable[[str], Any]) -> BeforeValidator:
-    """The value as text, once `parse` has found no fault in it; lists and numbers count as what str() makes of them."""
+T = TypeVar("T")
 
-    def check(value: Any) -> str:
-        text = str(value)
-        parse(text)
-        return text
 
-    return BeforeValidator(check)
+class JsonText(str, Generic[T]):
+    """The text of a parameter, with what it says in `value`: it is parsed once, when it is set."""
+
+    value: T
+
+    def __new__(cls, text: str, value: Any = None) -> JsonText[T]:
+        """`text`, which says `value`."""
+        made = super().__new__(cls, text)
+        made.value = value
+        return made
+
+
+def _parsed_by(parse: Callable[[str], Any]) -> PlainValidator:
+    """The text with what `parse` finds in it; lists and numbers count as what str() makes of them."""
+
+    def check(value: Any) -> JsonText[Any]:
+        if isinstance(value, JsonText):
+            return value
+        text = str(value).strip()
+        return JsonText(text, parse(text))
+
+    return PlainValidator(check)
+
+
+class About(TypedDict):
+    """What the declaration of a parameter says beside pydantic's own fields.
+
+    `accepted` is empty where type and limits say it; `step` is how far one click on an arrow changes a number.
+    """
+
+    group: str
+    accepted: str
+    step: float | None
+    example: str
 
 
 def _declare(
@@ -102,7 +125,7 @@ def _declare(
         limits["default_factory"] = default
     else:
         limits["default"] = default
-    extra = {"group": group, "accepted": accepted, "step": step, "example": example}
+    extra: Any = About(group=group, accepted=accepted, step=step, example=example)
     return Field(title=label, description=help, json_schema_extra=extra, **limits)
 
 
@@ -157,28 +180,28 @@ class Parameters(BaseModel):
         le=100,
         step=5,
     )
-    input_box: Annotated[str, _parsed_by(prompts.parse_boxes)] = _declare(
-        "",
+    input_box: Annotated[JsonText[npt.NDArray[np.float32]], _parsed_by(prompt_text.parse_boxes)] = _declare(
+        JsonText("", prompt_text.parse_boxes("")),
         PROMPT,
         "Boxes",
-        "Box prompts, one object each.",
-        prompts.BOX_FORM,
+        "Box prompts, one object each; [] says that there is none.",
+        prompt_text.BOX_FORM,
         example="[40, 30, 200, 180]",
     )
-    input_point: Annotated[str, _parsed_by(prompts.parse_points)] = _declare(
-        "",
+    input_point: Annotated[JsonText[prompt_text.Points], _parsed_by(prompt_text.parse_points)] = _declare(
+        JsonText("", prompt_text.parse_points("")),
         PROMPT,
         "Points",
-        "Point prompts.",
-        prompts.POINT_FORM,
+        "Point prompts. A list of points is one object, a list of such lists one object each.",
+        prompt_text.POINT_FORM,
         example="[[120, 80], [60, 90]]",
     )
-    input_point_label: Annotated[str, _parsed_by(prompts.parse_labels)] = _declare(
-        "",
+    input_point_label: Annotated[JsonText[prompt_text.Labels], _parsed_by(prompt_text.parse_labels)] = _declare(
+        JsonText("", prompt_text.parse_labels("")),
         PROMPT,
         "Point labels",
         "For each point whether it is on the object (1) or off it (0); empty: all 1.",
-        prompts.LABEL_FORM,
+        prompt_text.LABEL_FORM,
         example="[1, 0]",
     )
     multimask_output: bool = _declare(
@@ -196,12 +219,14 @@ class Parameters(BaseModel):
         ge=1,
         step=1,
     )
-    point_grids: Annotated[str, _parsed_by(prompts.parse_point_grids)] = _declare(
-        "",
+    point_grids: Annotated[
+        JsonText[list[npt.NDArray[np.float64]] | None], _parsed_by(prompt_text.parse_point_grids)
+    ] = _declare(
+        JsonText("", prompt_text.parse_point_grids("")),
         ADVANCED,
         "Point grids",
         "Your own points in place of the grid; needs points_per_side = None.",
-        prompts.GRID_FORM,
+        prompt_text.GRID_FORM,
         example="[[[0.2, 0.5]]]",
     )
     points_per_batch: int = _declare(
@@ -305,15 +330,15 @@ class Parameters(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _strip(cls, value: Any) -> Any:
-        return value.strip() if isinstance(value, str) else value
+        # Not JsonText, which is stripped already and would have to be parsed again.
+        return value.strip() if type(value) is str else value
 
     @model_validator(mode="after")
     def _grid_or_grids(self) -> Parameters:
-        has_grids = prompts.parse_point_grids(self.point_grids) is not None
-        if has_grids != (self.points_per_side is None):
+        if (self.point_grids.value is not None) != (self.points_per_side is None):
             raise ValueError(
-                f"points_per_side: {prompts.short(self.points_per_side)} is not accepted with "
-                f"point_grids: {prompts.short(self.point_grids)}; "
+                f"points_per_side: {short(self.points_per_side)} is not accepted with "
+                f"point_grids: {short(str(self.point_grids))}; "
                 "accepted is a number without point_grids, or None together with point_grids: set both at once."
             )
         return self
@@ -332,7 +357,8 @@ class Limits(NamedTuple):
 
 def limits(name: str) -> Limits:
     """The bounds of the parameter `name`."""
-    minimum = maximum = None
+    minimum: Any = None
+    maximum: Any = None
     is_open = False
     for rule in DECLARATION[name].metadata:
         if isinstance(rule, annotated_types.Ge):
@@ -346,15 +372,15 @@ def limits(name: str) -> Limits:
 
 def type_name(name: str) -> str:
     """The parameter's type as the README names it: str, bool, int, float, "int or None" or JSON."""
-    if name in ("input_box", "input_point", "input_point_label", "point_grids"):
-        return "JSON"
     annotation = DECLARATION[name].annotation
+    if get_origin(annotation) is JsonText:
+        return "JSON"
     return annotation.__name__ if isinstance(annotation, type) else "int or None"
 
 
 def accepted(name: str) -> str:
     """What the parameter `name` accepts, in words."""
-    text = DECLARATION[name].json_schema_extra["accepted"]  # type: ignore[index]
+    text = about(name)["accepted"]
     if text:
         return text
     kind = type_name(name)
@@ -369,9 +395,14 @@ def accepted(name: str) -> str:
     return text + (", or None together with point_grids" if kind.endswith("None") else "")
 
 
-def step(name: str) -> float | None:
-    """How far one click on an arrow changes the number `name`; None for what is no number."""
-    return DECLARATION[name].json_schema_extra["step"]  # type: ignore[index, return-value]
+def about(name: str) -> About:
+    """What the declaration of the parameter `name` says beside its type and limits."""
+    return cast(About, DECLARATION[name].json_schema_extra)
+
+
+def label(name: str) -> str:
+    """What the parameter `name` is called where people read it."""
+    return DECLARATION[name].title or name
 
 
 def faults(values: Mapping[str, Any]) -> dict[str, str]:
@@ -389,123 +420,38 @@ def label_fault(parameters: Parameters) -> str:
 
     No fault of the parameters themselves: the labels may be set first, or be those of drawn points.
     """
-    points, labels = prompts.parse_points(parameters.input_point), prompts.parse_labels(parameters.input_point_label)
-    if not len(points) and not len(prompts.parse_boxes(parameters.input_box)):
+    points, labels = parameters.input_point.value, parameters.input_point_label.value
+    if isinstance(points, list) or (not len(points) and not len(parameters.input_box.value)):
         return ""
     try:
-        prompts.match_labels(labels, len(points))
+        match_labels(labels, len(points))
     except ValueError as error:
         return str(error)
     return ""
 
 
-def as_logit(threshold: float) -> float:
-    """A threshold that float32 holds, and that stays finite when an offset is added to it, with the same masks."""
-    return min(max(threshold, -MOST_LOGIT), MOST_LOGIT)
+def as_text(parameters: Parameters) -> dict[str, str]:
+    """All parameters as text, by name."""
+    return {name: str(value) for name, value in parameters}
 
 
-def check_search(parameters: Parameters) -> None:
-    """Refuse a search that would not end, or whose grid would not fit into memory.
-
-    Raises:
-        ValueError: more grid points than `MOST_GRID_POINTS` in all crops together.
-    """
-    side, layers = parameters.points_per_side, parameters.crop_n_layers
-    grids = prompts.parse_point_grids(parameters.point_grids)
-    points = 0
-    for layer in range(layers + 1):
-        if grids is None:
-            in_one_crop = max(side // parameters.crop_n_points_downscale_factor**layer, 1) ** 2
-        else:
-            in_one_crop = len(grids[min(layer, len(grids) - 1)])
-        points += 4**layer * in_one_crop
-        if points > MOST_GRID_POINTS:
-            grid = f"points_per_side: {prompts.short(side)}" if grids is None else "point_grids"
-            raise ValueError(
-                f"{grid} with crop_n_layers: {prompts.short(layers)} makes more than {MOST_GRID_POINTS} points to ask "
-                "the model at; accepted is fewer points per side, such as 32, or fewer crop layers, such as 1."
-            )
-
-
-def to_text(parameters: Parameters) -> dict[str, str]:
-    """All parameters as text, aliases included, for Ikomia's wire."""
-    values = {name: str(value) for name, value in parameters}
-    return values | {alias: values[name] for alias, name in ALIASES.items()}
-
-
-def update(current: Parameters, values: Mapping[str, Any]) -> Parameters:
-    """`current` with `values` (text or typed, aliases allowed) put in their place; `current` itself is not changed.
-
-    Ikomia always sends the full map, so an alias and its parameter both come: the one that differs from `current` is the
-    one that the caller set.
-
-    Raises:
-        ValueError: unknown names, refused values (each named, with what is accepted), or an alias and its parameter set
-            to different values.
-    """
-    merged = {**dict(current), **{name: value for name, value in values.items() if name not in ALIASES}}
-    new = _validated(merged)
-    for alias, name in ALIASES.items():
-        if alias not in values:
-            continue
-        by_alias = _validated({**merged, name: values[alias]}, shown_as={name: alias})
-        if getattr(by_alias, name) == getattr(current, name):
-            continue
-        if getattr(new, name) not in (getattr(current, name), getattr(by_alias, name)):
-            raise ValueError(
-                f"{alias}: {getattr(by_alias, name)} and {name}: {getattr(new, name)} are two names of one parameter; "
-                "accepted is one of them, or the same value for both."
-            )
-        new = by_alias
-        merged[name] = values[alias]
-    return new
-
-
-def _is_text_of(text: str, value: float) -> bool:
-    """Whether `text` is that number, however it is written: 1 and 1.0."""
-    try:
-        return float(text) == value
-    except (TypeError, ValueError):
-        return False
-
-
-def as_meant(current: Parameters, values: Mapping[str, str], lost: dict[str, str]) -> dict[str, str]:
-    """What a caller meant by `values`, his own text, to which nothing of Ikomia's was added.
-
-    A copy of all values in which one was changed holds both names of a parameter, with different values. Left out is the one
-    that was not meant: it was left out before, as when the same copy is set again, or it has the current value.
+def update(current: Parameters, values: Mapping[str, Any], shown_as: Mapping[str, str] | None = None) -> Parameters:
+    """`current` with `values` (text or typed) put in their place; `current` itself is not changed.
 
     Args:
-        current: the values before.
-        values: text by name.
-        lost: what was left out before, by name; kept up to date.
+        current: the values before. Text that is as it was is not parsed again.
+        values: by name.
+        shown_as: what errors call a parameter that came under another name.
 
     Raises:
-        ValueError: a name that no parameter has, which Ikomia itself passes over in silence.
+        ValueError: unknown names and refused values, each named, with what is accepted.
     """
-    known = [*DECLARATION, *ALIASES]
-    for name in values:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1, 0.7)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise ValueError(
-                f"{prompts.short(name)[1:-1]}: there is no such parameter{hint}; accepted are {', '.join(known)}."
-            )
-    meant = dict(values)
-    for alias, name in ALIASES.items():
-        if alias in values and name in values and values[alias] != values[name]:
-            as_before = getattr(current, name)
-            left_out = [n for n in (alias, name) if values[n] == lost.get(n)] or [
-                n for n in (alias, name) if _is_text_of(values[n], as_before)
-            ]
-            if left_out:
-                lost[left_out[0]] = meant.pop(left_out[0])
-    return meant
-
-
-def _validated(values: Mapping[str, Any], shown_as: Mapping[str, str] | None = None) -> Parameters:
+    merged = dict(current)
+    for name, value in values.items():
+        if not (isinstance(merged.get(name), JsonText) and value == merged[name]):
+            merged[name] = value
     try:
-        return Parameters(**values)
+        return Parameters(**merged)
     except ValidationError as error:
         raise ValueError("\n".join(_explain(e, shown_as or {}) for e in error.errors())) from None
 
@@ -519,6 +465,6 @@ def _explain(error: Any, shown_as: Mapping[str, str]) -> str:
         return f"{name}: there is no such parameter; accepted are {', '.join(DECLARATION)}."
     if error["type"] == "value_error" and type_name(name) == "JSON":
         said = str(error["ctx"]["error"])
-        if said.startswith(name):  # the parsers in prompts.py say which entry and why
+        if said.startswith(name):  # the parsers in prompt_text.py say which entry and why
             return said
-    return f"{shown_as.get(name, name)}: {prompts.short(error['input'])} is not accepted; accepted is {accepted(name)}."
+    return not_accepted(shown_as.get(name, name), error["input"], accepted(name))

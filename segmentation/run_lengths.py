@@ -1,10 +1,10 @@
 """From logits at the decoder's resolution to run-length encoded masks at the image's size, without the pixels between.
 
-`F.interpolate(logits, image_hw, mode="bilinear") > threshold` fills an array of the image's size for each mask, and to measure
-and encode it reads that several times: 48 MB each time on a photo of 12 megapixels. But between two rows of the small array an
-interpolated column is a straight line, and where it crosses the threshold says how many pixels lie on either side: that is the
-run-length encoding, and the lengths add up to the area. So only the columns are interpolated, and of those only the part
-where something is above the lowest threshold.
+`F.interpolate(logits, image_hw, mode="bilinear") > threshold` fills an array of the image's size for each mask, and measuring
+and encoding the mask reads that array several times: 48 MB each time on a photo of 12 megapixels. But between two rows of the
+small array an interpolated column is a straight line. Where the line crosses the threshold says how many pixels lie on either
+side. That is the run-length encoding, and the lengths add up to the area. So only the columns are interpolated, and only where
+something is above the lowest threshold.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ class UpscaledMask:
     def flips(
         self, threshold: float, corner_xy: tuple[int, int] = (0, 0), canvas_height: int | None = None
     ) -> npt.NDArray[np.int64]:
-        """Where the mask `logits > threshold` begins, ends, begins again and so on: places of pixels, counted down the
-        columns as COCO does.
+        """Where the mask `logits > threshold` begins, ends, begins again and so on.
+
+        Pixels are counted down the columns, as COCO counts them.
 
         Args:
             threshold: not below `lowest_threshold`.
@@ -75,8 +76,8 @@ class UpscaledMask:
         ends = np.flatnonzero(inside[:, -1]) if reaches_bottom else row[:0]
         column = np.concatenate([column, begins, ends]) + self._first_column + corner_xy[0]
         pixel = np.concatenate([pixel, np.zeros_like(begins), np.full_like(ends, self._height)]) + corner_xy[1]
-        places, times = np.unique(column * (canvas_height or self._height) + pixel, return_counts=True)
-        return places[times % 2 == 1]  # what ends where the next begins (at the foot of a column, say) goes on
+        positions, times = np.unique(column * (canvas_height or self._height) + pixel, return_counts=True)
+        return positions[times % 2 == 1]  # an end where the next begins, as at the foot of a column, is none
 
 
 def area(flips: npt.NDArray[np.int64]) -> int:
@@ -95,9 +96,9 @@ def to_rle(flips: npt.NDArray[np.int64], canvas_hw: tuple[int, int]) -> RLE:
 
 @lru_cache(maxsize=16)
 def _neighbours(size: int, new_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """For each of `new_size` pixels the sample of `size` on its left and the share that the one on its right has.
+    """For each of `new_size` pixels, the sample of `size` on its left and the weight of the sample on its right.
 
-    In float32 and in the order of torch (area_pixel_compute_source_index in ATen's UpSample.h), so as to round as it does.
+    Computed in float32 and in torch's order, so that it rounds as torch does (area_pixel_compute_source_index in UpSample.h).
     """
     scale, half = np.float32(size) / np.float32(new_size), np.float32(0.5)
     source = np.maximum(scale * (np.arange(new_size, dtype=np.float32) + half) - half, np.float32(0))

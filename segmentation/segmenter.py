@@ -1,158 +1,42 @@
-"""A SAM 2 model at work: images in, masks out, image embeddings kept between calls.
+"""A SAM 2 model at work: an image and a request in, masks out.
 
 >>> from infer_segment_anything_2.segmentation.segmenter import open_segmenter
 >>> segmenter = open_segmenter("sam2_hiera_nano")
->>> (masks,) = segmenter.predict(image, Prompts(boxes=np.float32([[20, 30, 200, 180]])))
+>>> (masks,) = segmenter.predict(image, [Object(box=np.float32([20, 30, 200, 180]))])
 >>> masks[0], masks.scores[0]
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from .checkpoints import CATALOGUE, fetch_checkpoint
-from .image_encoder import LeanImageEncoder
+from .forks import free_in_children
+from .image_predictor import ImagePredictor
 from .images import resize_percent
-from .mask_generator import AutomaticSettings, MaskGenerator, Progress
-from .masks import Masks, encode
-from .memory import GPUMemoryError, memory_errors
-from .model_loader import load_model, sam2_imports, without_deprecations
-from .prompts import Prompts
+from .mask_generator import MaskGenerator
+from .masks import RLE, Masks, empty, encode, ranked
+from .memory import BatchSize, in_batches, memory_errors
+from .model_loader import load_model
+from .objects import Object, kinds, stacked
+from .progress import Progress
+from .request import Request
+from .sam2_package import SAM2Base
+from .search import AutomaticSettings
 from .surroundings import own_settings
-from .threads import free_cores, free_in_children
-
-with sam2_imports():
-    from sam2.modeling.sam2_base import SAM2Base
-    from sam2.sam2_image_predictor import SAM2ImagePredictor
-    from sam2.utils.transforms import SAM2Transforms
-from torchvision.transforms import Normalize, Resize
-
-#: Image embeddings kept per model, and the bytes that they may take together (one of a released model is 16 MB).
-KEPT_EMBEDDINGS = 8
-KEPT_BYTES = 256 << 20
+from .threads import steady_threads
 
 #: Prompted objects in one call of the mask decoder: each takes some 10 MB there with a released model.
-MOST_OBJECTS_AT_ONCE = 64
-
-
-class _LowResolution(SAM2Transforms):
-    """Leaves masks at the decoder's resolution, so that only those that are kept are brought to the image's size."""
-
-    def __init__(self, resolution: int, mask_threshold: float) -> None:
-        super().__init__(resolution, mask_threshold)
-        # Not compiled as sam2 does it: TorchScript rounds mean and std to torch's default dtype.
-        self.transforms = torch.nn.Sequential(Resize((resolution, resolution)), Normalize(self.mean, self.std))
-
-    def postprocess_masks(self, masks: torch.Tensor, orig_hw: tuple[int, int]) -> torch.Tensor:
-        return masks
-
-
-class ImagePredictor(SAM2ImagePredictor):
-    """SAM2ImagePredictor that remembers the embeddings of the last images and returns masks at low resolution.
-
-    Works at any `image_size` of the model (sam2's own has the feature sizes of 1024 px models written in), and without
-    sam2's messages on the root logger, which install a handler there.
-    """
-
-    def __init__(self, model: SAM2Base) -> None:
-        with without_deprecations():
-            super().__init__(model)
-            self._transforms = _LowResolution(model.image_size, self.mask_threshold)
-        self._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
-        if self.device.type == "cpu":  # on a GPU, autocast has a part in what it computes
-            with torch.no_grad():
-                dense_pe = model.sam_prompt_encoder.get_dense_pe()
-            model.sam_prompt_encoder.get_dense_pe = lambda: dense_pe  # a constant, which sam2 computes for each prompt
-        lean = self.device.type == "cpu" and LeanImageEncoder.fits(model)
-        self._feature_maps = LeanImageEncoder(model) if lean else self._feature_maps_of_sam2
-        self._kept: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
-        self._last_image: tuple[npt.NDArray[np.uint8], bytes] | None = None
-        self.encoded = 0  #: how many images have been encoded, as opposed to remembered
-
-    @torch.inference_mode()
-    def set_image(self, image: npt.NDArray[np.uint8]) -> None:
-        """Make `image`, (H, W, 3) uint8 RGB, the one that masks are predicted for."""
-        key = self._key(image)
-        self.reset_predictor()
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        else:
-            try:
-                features = self._encode(image)
-            except torch.OutOfMemoryError:
-                features = None
-            if features is None:  # after the except clause, which holds what the failed attempt had made
-                features = self._encode_alone(image)
-            self._kept[key] = features
-            self._forget_old()
-        self._features = self._kept[key]
-        self._orig_hw = [image.shape[:2]]
-        self._is_image_set = True
-
-    def _key(self, image: npt.NDArray[np.uint8]) -> bytes:
-        """What tells an image from others. The last one is recognised by its pixels, which takes a twentieth of the time."""
-        if self._last_image is None or not np.array_equal(image, self._last_image[0]):
-            image = np.array(image, order="C")  # a copy: the caller may go on to write into its own
-            digest = hashlib.blake2b(image, digest_size=16).digest()
-            self._last_image = (image, digest + repr(image.shape).encode())
-        return self._last_image[1]
-
-    def _encode(self, image: npt.NDArray[np.uint8]) -> dict[str, Any]:
-        self.encoded += 1
-        # As torchvision's ToTensor, but float32 whatever torch's default is, and with one array of the image's size less.
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-        pixels = self._transforms.transforms(pixels)[None].to(self.device)
-        features = self._feature_maps(pixels)
-        if self.model.directly_add_no_mem_embed:
-            features[-1] = features[-1] + self.model.no_mem_embed
-        # (h * w, 1, C), from fine to coarse, to the (1, C, h, w) that the decoder takes
-        maps = [f.permute(1, 2, 0).reshape(1, -1, *hw) for f, hw in zip(features, self._bb_feat_sizes, strict=True)]
-        return {"image_embed": maps[-1], "high_res_feats": maps[:-1]}
-
-    def _encode_alone(self, image: npt.NDArray[np.uint8]) -> dict[str, Any]:
-        """Encode on a GPU that has no memory for the image beside those that are kept."""
-        self.forget_other_images()
-        try:
-            return self._encode(image)
-        except torch.OutOfMemoryError as error:
-            raise GPUMemoryError from error
-
-    def forget_other_images(self) -> None:
-        """Free the embeddings of all images but the one that is set."""
-        self._kept = OrderedDict((key, kept) for key, kept in self._kept.items() if kept is self._features)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _feature_maps_of_sam2(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        return self.model._prepare_backbone_features(self.model.forward_image(pixels))[1]
-
-    def _forget_old(self) -> None:
-        def size(kept: dict[str, Any]) -> int:
-            return sum(t.nbytes for t in (kept["image_embed"], *kept["high_res_feats"]))
-
-        while len(self._kept) > KEPT_EMBEDDINGS or (
-            len(self._kept) > 1 and sum(map(size, self._kept.values())) > KEPT_BYTES
-        ):
-            self._kept.popitem(last=False)
-
-    @staticmethod
-    def upscale(low_res_masks: torch.Tensor, image_hw: tuple[int, int]) -> torch.Tensor:
-        """Logits (N, C, h, w) at the size of the image, as sam2's SAM2Transforms.postprocess_masks does."""
-        return F.interpolate(low_res_masks.float(), image_hw, mode="bilinear", align_corners=False)
+MAX_OBJECTS_AT_ONCE = 64
 
 
 class Segmenter:
@@ -168,84 +52,110 @@ class Segmenter:
         self._turn = free_in_children(threading.Lock())
 
     @contextmanager
-    def _running(self) -> Iterator[Callable[[], None]]:
+    def _running(self) -> Iterator[None]:
         """One caller at a time, in the precision of the device whatever the caller has set: bfloat16 on a GPU that has it
-        (sam2's own recommendation), float32 elsewhere. Gives what :func:`.threads.free_cores` gives."""
+        (sam2's own recommendation), float32 elsewhere."""
         device = self.predictor.device.type
         use_bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
         with (
             memory_errors(),
             self._turn,
-            free_cores() as look_again,
+            steady_threads(),
             own_settings(),
             torch.inference_mode(),
             torch.autocast(device, torch.bfloat16, enabled=use_bfloat16),
         ):
-            yield look_again
+            yield
+
+    def segment(self, image: npt.NDArray[np.uint8], request: Request, progress: Progress | None = None) -> list[Masks]:
+        """What `request` asks for in an image (H, W, 3) uint8 RGB.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            request: made for an image of this size.
+            progress: is told of each batch of a search.
+
+        Returns:
+            One set of masks, or three of candidates where objects are pointed at and `multimask_output` is asked for. Masks of
+            a search are in the order of their labels (:func:`.masks.ranked`).
+        """
+        percent = request.input_size_percent
+        if request.search is not None:
+            return [ranked(self.generate(image, request.search, input_size_percent=percent, progress=progress))]
+        return self.predict(
+            image,
+            request.objects,
+            multimask_output=request.multimask_output,
+            mask_threshold=request.mask_threshold,
+            input_size_percent=percent,
+        )
 
     def predict(
         self,
         image: npt.NDArray[np.uint8],
-        prompts: Prompts,
+        objects: Sequence[Object],
         *,
         multimask_output: bool = False,
         mask_threshold: float = 0.0,
         input_size_percent: int = 100,
     ) -> list[Masks]:
-        """Masks of the prompted objects.
+        """Masks of the objects that are pointed at.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            prompts: what is pointed at, in pixels of `image`.
+            objects: in pixels of `image`. One without points and box gets an empty mask, with a score of 0.
             multimask_output: three candidates for each object instead of one.
             mask_threshold: logit above which a pixel belongs to a mask.
             input_size_percent: encode the image at this size; masks are always at the size of `image`.
 
         Returns:
-            One :class:`Masks` per candidate, three or one, in the model's order; in each the masks of all objects in the
-            order of the prompts, (H, W) each.
+            One :class:`Masks` per candidate, three or one, in the model's order; in each the masks of all objects in their
+            order, (H, W) each.
         """
         with self._running():
-            self.predictor.set_image(resize_percent(image, input_size_percent))
-            self.predictor._orig_hw = [
-                image.shape[:2]
-            ]  # prompts are relative to the original, whatever size was encoded
-            at_once = min(MOST_OBJECTS_AT_ONCE, max(len(prompts.boxes), 1))
-            while True:
-                try:
-                    return self._predict(image.shape[:2], prompts, multimask_output, mask_threshold, at_once)
-                except torch.OutOfMemoryError as error:
-                    if at_once == 1:
-                        raise GPUMemoryError(", even for one object at a time") from error
-                at_once //= 2
-                self.predictor.forget_other_images()
+            return self._predict(image, objects, multimask_output, mask_threshold, input_size_percent)
 
     def _predict(
         self,
-        image_hw: tuple[int, int],
-        prompts: Prompts,
+        image: npt.NDArray[np.uint8],
+        objects: Sequence[Object],
         multimask_output: bool,
         mask_threshold: float,
-        at_once: int,
+        input_size_percent: int,
     ) -> list[Masks]:
+        image_hw = image.shape[:2]
         candidates = 3 if multimask_output else 1
-        count = max(len(prompts.boxes), 1)
-        rles: list[list[Any]] = [[None] * count for _ in range(candidates)]
-        scores = np.zeros((candidates, count), np.float32)
-        for batch in prompts.batches(at_once):
-            _, coords, labels, boxes = self.predictor._prep_prompts(
-                batch.point_coords, batch.point_labels, batch.boxes, None, normalize_coords=True
-            )
-            low_res, iou, _ = self.predictor._predict(
-                coords, labels, boxes, multimask_output=multimask_output, return_logits=True
-            )
-            for place, logits, values in zip(batch.indices, low_res, iou.float().cpu().numpy(), strict=True):
-                masks = self.predictor.upscale(logits[None], image_hw)[0] > mask_threshold
+        rles: list[list[RLE]] = [[empty(image_hw)] * len(objects) for _ in range(candidates)]
+        scores = np.zeros((candidates, len(objects)), np.float32)
+
+        def decode(places: Sequence[int]) -> None:
+            batch = stacked([objects[k] for k in places])
+            logits, ious = self.predictor.decode_objects(embedding, batch, image_hw, multimask_output)
+            for place, of_object in zip(places, logits, strict=True):
+                masks = self.predictor.upscale(of_object[None], image_hw)[0] > mask_threshold
                 # Columns first in memory, as the encoding wants them: torch is quicker at it than numpy.
                 for k, columns in enumerate(masks.transpose(1, 2).contiguous().cpu().numpy()):
                     rles[k][place] = encode(columns.T)
-                scores[:, place] = values
-        return [Masks(image_hw, rles[k], scores[k]) for k in range(candidates)]
+            scores[:, places] = ious.float().cpu().numpy().T
+
+        size = BatchSize(MAX_OBJECTS_AT_ONCE)
+        batches = kinds(objects)
+        if batches:  # or the image need not be looked at
+            embedding = self.predictor.embed(resize_percent(image, input_size_percent))
+        for places in batches:
+            for _ in in_batches(places, size, decode, lambda: self.predictor.forget_images(embedding), "object"):
+                pass
+        return [
+            Masks(
+                image_hw,
+                rles[c],
+                scores[c],
+                names=[thing.name for thing in objects],
+                ids=[thing.id for thing in objects],
+                confidences=[thing.confidence for thing in objects],
+            )
+            for c in range(candidates)
+        ]
 
     def generate(
         self,
@@ -267,22 +177,14 @@ class Segmenter:
             ValueError: settings that contradict one another.
         """
         image_hw = image.shape[:2]
-        with self._running() as look_again:
-
-            def after_batch(done: int, total: int) -> None:
-                look_again()
-                if progress:
-                    progress(done, total)
-
+        with self._running():
             resized = resize_percent(image, input_size_percent)
             area = settings.min_mask_region_area * resized.size / image.size
             settings = replace(settings, min_mask_region_area=round(area))
-            found = MaskGenerator(self.predictor, settings).masks_of(resized, after_batch)
+            found = MaskGenerator(self.predictor, settings).generate(resized, progress)
         if resized is image:
             return found
-        return Masks(
-            image_hw, [encode(_enlarged(mask, image_hw)) for mask in found], found.scores, found.stability_scores
-        )
+        return replace(found, image_hw=image_hw, rles=[encode(_enlarged(mask, image_hw)) for mask in found])
 
 
 def _enlarged(mask: npt.NDArray[np.bool_], image_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -305,7 +207,7 @@ def open_segmenter(
     config_file: str = "",
     device: str = "cpu",
     apply_postprocessing: bool = True,
-    on_download: Callable[[int, int | None], None] | None = None,
+    on_download: Progress | None = None,
 ) -> Segmenter:
     """The segmenter of a model, shared: one is loaded per (weights, config, device, postprocessing) and process, and freed
     with the last who holds it.

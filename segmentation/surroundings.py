@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from .threads import free_in_children
+from .forks import free_in_children
 
 
 @contextmanager
@@ -31,10 +32,16 @@ class _NewTensorsFloat32(TorchFunctionMode):
 
     _MAKERS = frozenset((torch.empty, torch.ones, torch.zeros, torch.linspace, torch.rand, torch.randn))
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         if function in self._MAKERS and kwargs.get("dtype") is None:
-            kwargs = kwargs | {"dtype": torch.float32}
+            kwargs = {**kwargs, "dtype": torch.float32}
         return function(*args, **kwargs)
 
 
@@ -47,8 +54,9 @@ _found: dict[str, str] = {}
 def _exact_products() -> Iterator[None]:
     """Products of float32 numbers on the CPU in float32, though somebody has allowed less (set_float32_matmul_precision).
 
-    In bfloat16 masks are other ones; and where ikomia (0.16.1) is imported, torch's (2.14.1) bfloat16 products are not even
-    numbers. The setting is one for the whole process: the first who needs this sets it, the last sets it back.
+    In bfloat16 masks are other ones; and where some library has told the processor to round subnormal numbers to zero, torch's
+    (2.14.1) bfloat16 products are not even numbers. The setting is one for the whole process: the first who needs this sets it,
+    the last sets it back.
     """
     global _who_need_exact
     with _precision_lock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import sys
 import tempfile
@@ -33,21 +32,20 @@ with contextlib.suppress(ImportError):
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from infer_segment_anything_2.segmentation import threads  # noqa: E402
+#: Files that take longest, first: where several processes share the files, none of them is left with a long one at the end.
+LONGEST = (
+    "test_ray",
+    "test_concurrency",
+    "test_automatic_of_sam2",
+    "test_neighbours",
+    "test_downloads",
+    "test_numerics",
+)
 
-THREADS = max(os.cpu_count() - threads.busy_elsewhere(), 1)
 
-
-@pytest.fixture(autouse=True)
-def _same_threads(monkeypatch):
-    """The same number of threads for the plugin and for sam2, whatever else the machine does meanwhile: with another one, float
-    sums are rounded otherwise, and a pixel at the edge of a mask may change sides."""
-    monkeypatch.setattr(threads, "busy_elsewhere", lambda: os.cpu_count() - THREADS)
-    if hasattr(os, "RTLD_NOLOAD"):
-        with contextlib.suppress(OSError):  # not loaded yet
-            openmp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
-            openmp.omp_set_dynamic(0)
-            openmp.omp_set_num_threads(THREADS)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +68,20 @@ def nano():
     from infer_segment_anything_2.segmentation.segmenter import open_segmenter
 
     return open_segmenter("sam2_hiera_nano")
+
+
+@pytest.fixture
+def measured_as_on_a_gpu(monkeypatch) -> None:
+    """Automatic mode measures masks by their pixels and encodes them at the end, as it does on a GPU."""
+    from infer_segment_anything_2.segmentation.crops import Crop
+
+    made = Crop.__init__
+
+    def on_a_gpu(self, *args) -> None:
+        made(self, *args)
+        self._measures_pixels = True
+
+    monkeypatch.setattr(Crop, "__init__", on_a_gpu)
 
 
 @pytest.fixture

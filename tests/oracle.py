@@ -5,6 +5,10 @@ Nothing here goes through the plugin's own code, so that the two cannot be wrong
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +50,34 @@ def released_model(config: str, checkpoint: Path | None, apply_postprocessing: b
         GlobalHydra.instance().hydra = before
 
 
+def _on_all_threads(made, *names: str):
+    """`made`, whose methods `names` compute on as many threads as torch is set to: OpenCV, once imported, lets OpenMP take the
+    load of the machine off their number, and with another one float sums are rounded otherwise."""
+
+    def on_all_threads(method):
+        @functools.wraps(method)
+        def run(*args, **kwargs):
+            with contextlib.suppress(OSError, AttributeError):  # another OpenMP, or none
+                ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD).omp_set_dynamic(0)
+            return method(*args, **kwargs)
+
+        return run
+
+    for name in names:
+        setattr(made, name, on_all_threads(getattr(made, name)))
+    return made
+
+
 def predictor(model, mask_threshold: float = 0.0) -> SAM2ImagePredictor:
     made = SAM2ImagePredictor(model, mask_threshold=mask_threshold)
+    _on_all_threads(made, "set_image", "predict", "_predict")
     made._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
     return made
 
 
 def mask_generator(model, **settings) -> SAM2AutomaticMaskGenerator:
     made = SAM2AutomaticMaskGenerator(model, **settings)
+    _on_all_threads(made, "generate")
     made.predictor._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
     return made
 

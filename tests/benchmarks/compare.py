@@ -4,7 +4,7 @@ Each row does the same work twice in one process, this project's way and sam2's,
 figures are the median time of each and the median, least and greatest ratio of the pairs. What both give is compared: a row
 whose masks differ ends the run with an error. Peak memory is measured in processes of their own.
 
-sam2 has all free cores here. Inside an Ikomia workflow it has fewer the busier the machine has been (see `free_cores`). With
+sam2 has all cores here. Inside an Ikomia workflow it has fewer the busier the machine has been (see `steady_threads`). With
 --device cuda it has bfloat16 autocast, as its authors recommend.
 
 Two models: the bundled nano, and random weights in the architecture of sam2_hiera_tiny, shaped as `tiny_checkpoint` says, since
@@ -42,11 +42,12 @@ import torch  # noqa: E402
 from pycocotools import mask as coco  # noqa: E402
 from skimage import data, transform  # noqa: E402
 
-from infer_segment_anything_2.segmentation.mask_generator import AutomaticSettings  # noqa: E402
 from infer_segment_anything_2.segmentation.masks import encode  # noqa: E402
 from infer_segment_anything_2.segmentation.model_loader import load_model  # noqa: E402
+from infer_segment_anything_2.segmentation.objects import Object  # noqa: E402
+from infer_segment_anything_2.segmentation.search import AutomaticSettings  # noqa: E402
 from infer_segment_anything_2.segmentation.segmenter import Segmenter, open_segmenter  # noqa: E402
-from infer_segment_anything_2.segmentation.threads import free_cores  # noqa: E402
+from infer_segment_anything_2.segmentation.threads import steady_threads  # noqa: E402
 
 TINY = "configs/sam2/sam2_hiera_t.yaml"
 LARGE = "configs/sam2/sam2_hiera_l.yaml"
@@ -205,7 +206,7 @@ def automatic(model: Model, work: str, repeats: int, height: int = 768, width: i
     settings = model.thresholds | settings
 
     def ours():
-        model.segmenter.predictor._kept.clear()  # an image seen for the first time
+        model.segmenter.predictor.forget_images()  # an image seen for the first time
         return model.segmenter.generate(image, AutomaticSettings(**settings))
 
     def theirs() -> list[dict]:
@@ -221,10 +222,9 @@ def embedding(model: Model, repeats: int) -> Row:
     predictor = model.segmenter.predictor
 
     def ours() -> torch.Tensor:
-        predictor._kept.clear()
+        predictor.forget_images()
         with model.autocast():
-            predictor.set_image(image)
-        return predictor._features["image_embed"]
+            return predictor.embed(image).image_embed
 
     def of_sam2() -> torch.Tensor:
         with model.autocast():
@@ -235,6 +235,33 @@ def embedding(model: Model, repeats: int) -> Row:
         assert (mine - other).abs().max() <= 1e-5 * other.abs().max(), "the features differ"
 
     return Row("embedding an image", model.name, "SAM2ImagePredictor.set_image", ours, of_sam2, same, 2 * repeats)
+
+
+def boxes(model: Model, repeats: int, count: int = 100) -> Row:
+    """Boxes of a detector on an image that is embedded already: masks at the size of the image, ours as run lengths."""
+    image = photograph(768, 1024)
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 600, (count, 2))
+    where = np.hstack([corners, corners + rng.uniform(40, 160, (count, 2))]).astype(np.float32)
+    kept = oracle.predictor(model.sam2)
+    with model.autocast():
+        kept.set_image(image)
+
+    def ours():
+        return model.segmenter.predict(image, [Object(box=box) for box in where])[0]
+
+    def theirs() -> np.ndarray:
+        with model.autocast():
+            return kept.predict(box=where, multimask_output=False)[0][:, 0]
+
+    def same(mine, others: np.ndarray) -> None:
+        assert all(np.array_equal(mask, other > 0) for mask, other in zip(mine, others, strict=True)), (
+            "the masks differ"
+        )
+
+    return Row(
+        f"{count} boxes on an image", model.name, "`predict` with all of them, image set", ours, theirs, same, repeats
+    )
 
 
 def loading(folder: Path, repeats: int) -> Row:
@@ -359,6 +386,7 @@ def rows(models: list[Model], folder: Path, repeats: int):
         if importlib.util.find_spec("ikomia"):
             yield from prompts_again(model, repeats)
         yield embedding(model, repeats)
+        yield boxes(model, repeats)
     for model in models:
         side = 32 if model.name == "nano" else 16
         points = {"points_per_side": side}
@@ -392,7 +420,7 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.disable(logging.INFO)
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary, free_cores():
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary, steady_threads():
         folder = options.folder or Path(temporary)
         names = [options.only] if options.only else ["nano", "tiny"]
         if options.memory_of:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.package import tracked_files
 
 NAME = "infer_segment_anything_2"
-MOST_BYTES = 15_000_000
+MAX_BYTES = 15_000_000
 
 
 def check_metadata(algo: Algo) -> None:
@@ -57,7 +57,7 @@ def main() -> None:
         packed = sorted(name for name in package.namelist() if not name.endswith("/"))
         size = path.stat().st_size
     assert packed == tracked_files(), set(packed) ^ set(tracked_files())
-    assert size < MOST_BYTES
+    assert size < MAX_BYTES
     print(f"ikcli packs the {len(packed)} files that git tracks, {size / 1e6:.1f} MB.")
     print(f"Demo workflow of the hub: {Path(algo.create_workflow()).stat().st_size} bytes.")
 

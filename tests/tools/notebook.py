@@ -67,7 +67,8 @@ def _without_times(output: nbformat.NotebookNode) -> nbformat.NotebookNode | Non
 
 
 if __name__ == "__main__":
-    from demo import DemoError, prepare_home
+    from demo import prepare_home
+    from samples import DemoError
 
     try:
         prepare_home()

@@ -12,11 +12,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def parameter_list() -> str:
     """The parameters in Markdown, by group: names, default, help, and what is accepted where that is not True or False."""
+    from infer_segment_anything_2.bridge.wire import ALIASES
     from infer_segment_anything_2.segmentation import checkpoints
     from infer_segment_anything_2.segmentation import parameters as p
 
     names = "|".join(map(re.escape, (*p.DECLARATION, *checkpoints.MODEL_NAMES)))
-    alias_of = {name: alias for alias, name in p.ALIASES.items()}
+    alias_of = {name: alias for alias, name in ALIASES.items()}
     groups: dict[str, list[str]] = {}
     for name, field in p.DECLARATION.items():
         default = str(field.default) or "empty"

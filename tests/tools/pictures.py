@@ -16,28 +16,22 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from demo import (
+from demo import Result, SegmentingWorkflow, prepare_home
+from drawing import GREEN, INK, RGB, WHITE, Tile, contact_sheet, font, with_names, with_prompt
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from samples import (
     AUTOMATIC,
-    GREEN,
     POT,
     ROOT,
     SCENE,
     SCENE_OBJECTS,
-    WHITE,
     Box,
     DemoError,
     Prompt,
-    Result,
-    SegmentingWorkflow,
-    Tile,
     bounding_box,
-    contact_sheet,
     photo_sample,
-    prepare_home,
     scene_objects,
-    with_prompt,
 )
-from PIL import Image, ImageDraw, ImageFilter
 
 IMAGES = ROOT / "images"
 MODEL = "sam2_hiera_nano"
@@ -203,6 +197,19 @@ class Painter:
             )
         )
 
+    def after_a_detector(self) -> Image.Image:
+        """What a detector finds and names, the masks of it, and each of them with its name."""
+        from blobs import BlobDetector
+
+        result = SegmentingWorkflow("detector", MODEL, BlobDetector()).segment(SCENE, Prompt())
+        boxes, masks = len(result.detections), len(result.found)
+        picture = row(
+            Tile(with_names(self.scene, result.detections, TWO), "A detector", f"{boxes} boxes with names"),
+            Tile(with_prompt(result.overlays[0], Prompt(), TWO), f"{masks} masks", "one for each box"),
+            Tile(legend(self.scene, result, TWO), "Their names"),
+        )
+        return picture.quantize(256, kmeans=10)  # a quarter of the size
+
     def automatic(self) -> Image.Image:
         """A photograph and everything in it."""
         with tempfile.TemporaryDirectory() as folder:
@@ -218,6 +225,25 @@ class Painter:
 def row(*tiles: Tile) -> Image.Image:
     """Tiles side by side."""
     return contact_sheet([tiles], text_size=TEXT_SIZE)
+
+
+def legend(image: RGB, result: Result, height: int) -> Image.Image:
+    """The masks of a result below each other: colour, what it cuts out of the picture, and name."""
+    step = height // len(result.found)
+    text, pad = font(TEXT_SIZE * 0.9), step // 12
+    inner = step - 2 * pad
+    left = round(2.2 * inner)
+    names = max(text.getlength(found.name) for found in result.found)
+    sheet = Image.new("RGB", (left + round(names), height), WHITE)
+    pen = ImageDraw.Draw(sheet)
+    for k, found in enumerate(result.found):
+        top = k * step + pad
+        pen.rounded_rectangle([0, top, inner // 2, top + inner - 1], inner // 8, fill=found.colour)
+        cut = np.where((result.labels[0] == found.label)[..., None], image, np.uint8(255))
+        piece = ImageOps.pad(Image.fromarray(cut).crop(found.box), (inner, inner), color=WHITE)
+        sheet.paste(piece, (round(0.85 * inner), top))
+        pen.text((left, top + inner / 2), found.name, font=text, fill=INK, anchor="lm")
+    return sheet
 
 
 def view_of(masks: Sequence[Mask]) -> Box:
@@ -275,6 +301,7 @@ def main() -> int:
             painter.prompt_points,
             painter.prompt_boxes,
             painter.prompt_box_and_points,
+            painter.after_a_detector,
             studio,
         ):
             save(draw(), f"{draw.__name__}.png")

@@ -1,0 +1,1 @@
+"""Ikomia's types on one side, `segmentation/`'s on the other."""

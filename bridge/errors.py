@@ -1,0 +1,27 @@
+"""Errors as a sentence: Ikomia writes the whole trace of an error into its text, a thousand characters after what counts."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_a_sentence(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, called by Ikomia: what it raises reaches the user without the trace, which goes to the log at level DEBUG."""
+
+    @functools.wraps(function)
+    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            logger.debug("The trace of: %s", error, exc_info=True)
+            fault = error.with_traceback(None)
+        raise fault from None
+
+    return told

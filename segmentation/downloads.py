@@ -1,0 +1,111 @@
+"""A file from the network: whole and verified under its name, or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .progress import Progress
+
+logger = logging.getLogger(__name__)
+
+NETWORK_TIMEOUT = 60  # seconds without a single byte, not for the whole download
+_CHUNK_BYTES = 1 << 17
+
+
+def download(url: str, target: Path, sha256: str, max_bytes: int, on_progress: Progress | None = None) -> None:
+    """Bring the file at `url` to `target`, under whose name it appears when all of it has arrived.
+
+    Only inside :func:`one_process_at_a_time`: partial files of others are removed.
+
+    Args:
+        url: http, https or file.
+        target: a file; its folder is there.
+        sha256: that the file must have, in hexadecimal digits.
+        max_bytes: more than these are not accepted.
+        on_progress: called with the bytes after every chunk.
+
+    Raises:
+        OSError, ValueError, http.client.HTTPException: there is no such file, the network or the disk fails, or what arrives
+            is another file.
+    """
+    _remove_partial_files(target)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        arrived = _stream(url, partial, max_bytes, on_progress)
+        if arrived != sha256:
+            raise OSError(f"what arrived is another file: its SHA-256 is {arrived}")
+        os.replace(partial, target)
+    finally:
+        _remove_partial_files(target)
+
+
+def _stream(url: str, path: Path, max_bytes: int, on_progress: Progress | None) -> str:
+    """Write what is at `url` to `path`; its SHA-256."""
+    from tqdm import tqdm
+
+    digest, done = hashlib.sha256(), 0
+    request = urllib.request.Request(url, headers={"User-Agent": "infer_segment_anything_2"})
+    with urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT) as response, path.open("wb") as file:
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else None
+        if total is not None and total > max_bytes:
+            raise OSError(f"the server offers {total} bytes, more than the {max_bytes} that the checkpoint can have")
+        # A bar is for a person at a terminal; without one, stderr may be a log file or not exist at all.
+        quiet = sys.stderr is None or not sys.stderr.isatty()
+        with tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet) as bar:
+            # read1 gives what has arrived, not only full chunks: the download from a slow server can be stopped, too.
+            while chunk := response.read1(_CHUNK_BYTES):
+                file.write(chunk)
+                digest.update(chunk)
+                done += len(chunk)
+                if done > max_bytes:
+                    raise OSError(f"the server sends more than the {max_bytes} bytes that the checkpoint can have")
+                bar.update(len(chunk))
+                if on_progress is not None:
+                    on_progress(done, total)
+        if total is not None and done < total:
+            raise OSError(f"the connection ended after {done} of {total} bytes")
+    return digest.hexdigest()
+
+
+@contextmanager
+def one_process_at_a_time(target: Path, on_wait: Progress | None = None) -> Iterator[None]:
+    """Hold the lock on `target`, which the system lets go of when a process is killed. Its file goes with it.
+
+    Args:
+        target: what is about to be written.
+        on_wait: called with (0, None), again and again, while another process holds the lock.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(f"{target}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("Another process is downloading %s: waiting for it.", target)
+        while not lock.is_locked:
+            if on_wait is not None:
+                on_wait(0, None)
+            with suppress(Timeout):
+                lock.acquire(timeout=0.2)
+    try:
+        yield
+    finally:
+        # While the lock is held, so that it is this one's. Who has just opened the file and gets the lock of a file that is
+        # no more finds the checkpoint in place. Windows removes no open file: there filelock does it.
+        with suppress(OSError):
+            os.unlink(lock.lock_file)
+        lock.release()
+
+
+def _remove_partial_files(target: Path) -> None:
+    """Remove what this download, or a killed one, left."""
+    for partial in target.parent.glob(f"{target.name}.*.partial"):
+        partial.unlink(missing_ok=True)

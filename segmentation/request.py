@@ -1,0 +1,91 @@
+"""What one run asks of a model: the one place where parameters become the objects or the search of an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .objects import Object, match_labels, typed_objects
+from .parameters import Parameters
+from .search import AutomaticSettings
+
+#: No logit of a model is greater: masks cut here are as empty, or as full, as masks cut farther out.
+MAX_LOGIT = 1e30
+
+
+@dataclass(frozen=True)
+class Request:
+    """Masks of `objects`, or by `search` of everything in the image.
+
+    Attributes:
+        objects: what is pointed at, none at all perhaps; also empty with a search.
+        search: settings of automatic mode; None where objects are pointed at.
+        multimask_output: three candidates for each object instead of one.
+        mask_threshold: logit above which a pixel belongs to the mask of an object.
+        input_size_percent: the image is looked at in this size.
+    """
+
+    objects: list[Object]
+    search: AutomaticSettings | None
+    multimask_output: bool
+    mask_threshold: float
+    input_size_percent: int
+
+
+def objects_of(parameters: Parameters, image_hw: tuple[int, int]) -> list[Object] | None:
+    """The objects that are typed, checked against an image of that height and width; None where nothing is typed.
+
+    An empty list, '[]', says that there is no object, unless another typed prompt holds one.
+
+    Raises:
+        ValueError: as :func:`.objects.typed_objects`.
+    """
+    points, boxes = parameters.input_point.value, parameters.input_box.value
+    if not len(points) and not len(boxes):  # labels may be those of drawn points
+        is_empty_list = any(text not in ("", "None", "null") for text in (parameters.input_point, parameters.input_box))
+        return [] if is_empty_list else None
+    return typed_objects(points, parameters.input_point_label.value, boxes, image_hw)
+
+
+def make_request(parameters: Parameters, objects: list[Object] | None, image_hw: tuple[int, int]) -> Request:
+    """The request for an image of that height and width: masks of `objects`, or a search where they are None.
+
+    Raises:
+        ValueError: a search that :meth:`.AutomaticSettings.check` refuses, or labels of no points.
+    """
+    if objects is None:
+        match_labels(parameters.input_point_label.value, 0)
+    return Request(
+        objects or [],
+        _search(parameters, image_hw) if objects is None else None,
+        parameters.multimask_output,
+        _as_logit(parameters.mask_threshold),
+        parameters.input_size_percent,
+    )
+
+
+def _search(parameters: Parameters, image_hw: tuple[int, int]) -> AutomaticSettings:
+    settings = AutomaticSettings(
+        points_per_side=parameters.points_per_side,
+        point_grids=parameters.point_grids.value,
+        points_per_batch=parameters.points_per_batch,
+        pred_iou_thresh=parameters.iou_thresh,
+        stability_score_thresh=parameters.stability_score_thresh,
+        stability_score_offset=_as_logit(parameters.stability_score_offset),
+        mask_threshold=_as_logit(parameters.mask_threshold),
+        box_nms_thresh=parameters.box_nms_thresh,
+        crop_n_layers=parameters.crop_n_layers,
+        crop_nms_thresh=parameters.crop_nms_thresh,
+        crop_overlap_ratio=parameters.crop_overlap_ratio,
+        crop_n_points_downscale_factor=parameters.crop_n_points_downscale_factor,
+        # A larger area than the image's removes no more.
+        min_mask_region_area=min(parameters.min_mask_region_area, image_hw[0] * image_hw[1] + 1),
+        use_m2m=parameters.use_m2m,
+        multimask_output=parameters.multimask_output,
+    )
+    settings.check()
+    return settings
+
+
+def _as_logit(threshold: float) -> float:
+    """A threshold that float32 holds, and that stays finite when an offset is added to it, with the same masks."""
+    return min(max(threshold, -MAX_LOGIT), MAX_LOGIT)

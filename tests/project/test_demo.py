@@ -1,0 +1,236 @@
+"""`make demo`: what it writes, what it says, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+RUNS = {"automatic": [""], "point": ["_mask_1", "_mask_2", "_mask_3"], "box_and_points": [""], "detector": [""]}
+
+
+def run_demo(checkout: Path, home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """demo.py in a process and an Ikomia home of its own."""
+    home.mkdir(parents=True, exist_ok=True)
+    clean = {name: value for name, value in os.environ.items() if name not in ("TORCH_HOME", "XDG_CACHE_HOME")}
+    return subprocess.run(
+        [sys.executable, str(checkout / "tests" / "tools" / "demo.py"), *arguments],
+        env=clean | {"HOME": str(home)} | environment,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def git_status(checkout: Path) -> str:
+    """What git sees in the checkout, caches and other ignored files too; nothing where it is no clone."""
+    command = ["git", "--no-optional-locks", "status", "--porcelain", "--ignored", "--untracked-files=all"]
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False).stdout
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+@pytest.fixture(scope="module")
+def scene_run(tmp_path_factory, checkout):
+    """The demo on the sample scene: its folder, its process and the checkout's state before and after."""
+    folder = tmp_path_factory.mktemp("demo")
+    before = git_status(checkout)
+    process = run_demo(checkout, folder / "home", "--out", str(folder / "out"), "--no-photo")
+    assert process.returncode == 0, process.stderr
+    return folder, process, before, git_status(checkout)
+
+
+def test_the_demo_writes_pictures_masks_legends_and_json_of_four_workflows(scene_run, checkout):
+    out = scene_run[0] / "out"
+    scene = read(checkout / "images" / "sample_scene.png")
+    expected = {"overview.png", "summary.json"}
+    for kind, outputs in RUNS.items():
+        expected.add(f"scene_{kind}_instances.json")
+        for output in outputs:
+            stem = f"scene_{kind}{output}"
+            expected |= {f"{stem}_overlay.png", f"{stem}_labels.png", f"{stem}_legend.png"}
+            expected |= {f"{stem}.json", f"{stem}_coco.json"}
+    assert {path.name for path in out.iterdir()} == expected
+
+    for path in out.glob("*_overlay.png"):
+        assert read(path).shape == scene.shape
+        assert (read(path) != scene).any()
+    for path in out.glob("*_labels.png"):
+        labels = read(path)
+        assert labels.shape == scene.shape[:2]
+        assert labels.dtype == np.uint8
+        assert labels.any()
+    for path in out.glob("*_legend.png"):
+        assert read(path).ndim == 3
+    assert read(out / "overview.png").shape[1] > 1500
+    for path in out.glob("*.json"):
+        json.loads(path.read_text())
+
+
+def test_the_summary_agrees_with_the_masks(scene_run):
+    out = scene_run[0] / "out"
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["model"] == "sam2_hiera_nano"
+    assert summary["load_seconds"] > 0
+    runs = {run["name"].removeprefix("scene_"): run for run in summary["runs"]}
+    assert list(runs) == list(RUNS)
+    assert runs["automatic"]["parameters"]["input_point"] == ""
+    assert runs["point"]["parameters"]["multimask_output"] == "True"
+    assert len(json.loads(runs["box_and_points"]["parameters"]["input_point"])) == 2
+    assert len(json.loads(runs["box_and_points"]["parameters"]["input_box"])) == 1
+
+    assert len(runs["automatic"]["masks"]) > 3
+    assert [mask["output"] for mask in runs["point"]["masks"]] == [1, 2, 3]
+    assert len(runs["box_and_points"]["masks"]) == 1
+    for kind, run in runs.items():
+        assert run["seconds"] > 0
+        assert all((out / file).is_file() for file in run["files"])
+        for mask in run["masks"]:
+            assert 0 <= mask["score"] <= 1
+            assert mask["area"] > 0
+            if kind in ("point", "box_and_points"):  # the masks of the others cover one another
+                stem = f"scene_{kind}" + (f"_mask_{mask['output']}" if kind == "point" else "")
+                on = read(out / f"{stem}_labels.png") == mask["label"]
+                ys, xs = np.nonzero(on)
+                assert mask["area"] == on.sum()
+                assert mask["box"] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+
+
+def test_the_masks_behind_the_detector_have_its_names_in_every_file(scene_run):
+    out = scene_run[0] / "out"
+    summary = json.loads((out / "summary.json").read_text())
+    names = [mask["name"] for mask in summary["runs"][-1]["masks"]]
+    assert len(names) > 4
+    assert {"red thing", "blue thing", "pink thing"} <= set(names)  # the tomato, the ribbon and the palette
+    coco = json.loads((out / "scene_detector_coco.json").read_text())
+    categories = {category["id"]: category["name"] for category in coco["categories"]}
+    assert [categories[annotation["category_id"]] for annotation in coco["annotations"]] == names
+    assert [image["file_name"] for image in coco["images"]] == ["sample_scene.png"]
+    assert set(np.unique(read(out / "scene_detector_labels.png"))) == set(range(len(names) + 1))
+    assert names[0] in (out / "scene_detector.json").read_text()
+    assert names[0] in (out / "scene_detector_instances.json").read_text()
+    others = json.loads((out / "scene_automatic_coco.json").read_text())
+    assert [category["name"] for category in others["categories"]] == ["object"]
+
+
+def test_the_detector_finds_areas_of_one_colour_where_they_are():
+    from tools.blobs import find_blobs
+
+    image = np.full((300, 600, 3), 245, np.uint8)
+    image[50:150, 100:300] = (220, 20, 40)
+    image[180:240, 400:500] = (30, 100, 220)
+    image[20:24, :] = (20, 20, 20)  # thinner than anything that counts
+    red, blue = find_blobs(image)
+    assert (red.colour, blue.colour) == ("red", "blue")
+    np.testing.assert_allclose(red.box, (100, 50, 200, 100), atol=5)
+    np.testing.assert_allclose(blue.box, (400, 180, 100, 60), atol=5)
+    assert 0.8 < red.fills <= 1
+    assert [blob.colour for blob in find_blobs(image, most=1)] == ["red"]
+
+
+@pytest.mark.parametrize("height_width", [(1, 1), (1, 3000), (3000, 2), (200, 300)])
+def test_a_picture_of_one_colour_has_no_areas(height_width):
+    from tools.blobs import find_blobs
+
+    assert find_blobs(np.full((*height_width, 3), 90, np.uint8)) == []
+
+
+def test_a_picture_in_which_the_detector_finds_nothing_has_an_empty_result_and_the_demo_says_so(tmp_path, checkout):
+    plain = tmp_path / "plain.png"
+    Image.fromarray(np.full((120, 160, 3), 90, np.uint8)).save(plain)
+    process = run_demo(checkout, tmp_path / "home", "--out", str(tmp_path / "out"), "--image", str(plain))
+    assert process.returncode == 0, process.stderr
+    (line,) = [line for line in process.stdout.splitlines() if "detector" in line]
+    assert "nothing found" in line
+    assert "found nothing to segment" in process.stderr
+    assert not read(tmp_path / "out" / "plain_detector_labels.png").any()
+    assert json.loads((tmp_path / "out" / "plain_detector_coco.json").read_text())["annotations"] == []
+
+
+def test_the_demo_prints_each_result_with_its_score_and_where_the_files_are(scene_run):
+    folder, process = scene_run[:2]
+    for kind in RUNS:
+        assert kind in process.stdout
+    summary = json.loads((folder / "out" / "summary.json").read_text())
+    assert f"{summary['runs'][-1]['masks'][0]['score']:.2f}" in process.stdout
+    assert str(folder / "out") in process.stdout
+    assert "Traceback" not in process.stderr
+
+
+def test_the_demo_leaves_the_checkout_as_it_was_and_writes_nowhere_else(scene_run, checkout):
+    folder, _, before, after = scene_run
+    assert after == before
+    assert {path.name for path in folder.iterdir()} == {"home", "out"}
+    link = folder / "home" / "Ikomia" / "Plugins" / "Python" / "infer_segment_anything_2"
+    assert link.is_symlink()
+    assert link.resolve() == checkout
+
+
+def test_a_picture_of_ones_own_is_segmented(tmp_path, checkout, astronaut):
+    photo = tmp_path / "holiday photo.jpg"
+    Image.fromarray(astronaut[100:400]).save(photo)
+    process = run_demo(checkout, tmp_path / "home", "--out", str(tmp_path / "out"), "--image", str(photo))
+    assert process.returncode == 0, process.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [run["name"] for run in summary["runs"]] == [f"holiday_photo_{kind}" for kind in RUNS]
+    assert read(tmp_path / "out" / "holiday_photo_point_mask_2_overlay.png").shape == (300, 512, 3)
+    assert summary["runs"][1]["parameters"]["input_point"] == "[[256, 150]]"
+
+
+def test_a_link_to_another_checkout_is_replaced_but_an_installed_plugin_is_not(tmp_path, checkout):
+    plugins = tmp_path / "home" / "Ikomia" / "Plugins" / "Python"
+    link = plugins / "infer_segment_anything_2"
+    plugins.mkdir(parents=True)
+    link.symlink_to(tmp_path / "gone")
+    arguments = ("--out", str(tmp_path / "out"), "--image", str(tmp_path / "no_such_picture.png"))
+    process = run_demo(checkout, tmp_path / "home", *arguments)
+    assert process.returncode == 1
+    assert "no_such_picture.png does not exist" in process.stderr
+    assert link.resolve() == checkout
+
+    link.unlink()
+    link.mkdir()
+    (link / "precious.txt").write_text("mine")
+    process = run_demo(checkout, tmp_path / "home", *arguments)
+    assert process.returncode == 1
+    assert "move it away" in process.stderr
+    assert (link / "precious.txt").read_text() == "mine"
+
+
+def test_the_users_own_home_is_refused_unless_it_was_named(tmp_path, checkout):
+    import pwd
+
+    own = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    process = run_demo(checkout, own, "--out", str(tmp_path / "out"))
+    assert process.returncode == 1
+    assert "is your own home" in process.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [("sam2.1_hiera_tiny", "could not be downloaded"), ("sam2_hiera_gigantic", "is not accepted")],
+)
+def test_a_model_that_cannot_be_had_is_explained_in_the_plugins_own_words(tmp_path, checkout, model, said):
+    process = run_demo(
+        checkout,
+        tmp_path / "home",
+        *("--out", str(tmp_path / "out"), "--no-photo", "--model", model),
+        SAM2_CHECKPOINT_MIRROR="http://127.0.0.1:9",
+    )
+    assert process.returncode == 1
+    assert said in process.stderr
+    assert "sam2_hiera_nano" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert 'File "' not in process.stderr

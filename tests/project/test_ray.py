@@ -1,0 +1,419 @@
+"""The example for many machines, on a real Ray of this machine: same masks, resumed runs, bad images, killed workers."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from conftest import ROOT
+from PIL import Image
+from skimage import data
+
+from infer_segment_anything_2.segmentation.export import to_coco
+from infer_segment_anything_2.segmentation.masks import Masks, encode
+
+SCRIPT = ROOT / "examples" / "segment_folder_on_ray.py"
+AUTOMATIC = {"points_per_side": "4", "iou_thresh": "0.3", "stability_score_thresh": "0.5", "use_m2m": "False"}
+BOX = {"input_box": "[60, 20, 260, 200]", "input_point": "[150, 100]", "multimask_output": "True"}
+
+
+@pytest.fixture(scope="module")
+def example():
+    """The script as a module; Ray sends what it defines to workers by value, as it does with a script that is run."""
+    spec = importlib.util.spec_from_file_location("segment_folder_on_ray", SCRIPT)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    ray.cloudpickle.register_pickle_by_value(module)
+    module.IMAGES_PER_TASK = 2  # so that a few images are several tasks
+    module.MAX_DEATHS = 2  # to save time: each costs a start of a worker
+    return module
+
+
+@pytest.fixture(scope="module")
+def ray_folder():
+    """Where Ray may leave its files; not below tmp_path: its sockets want a short path."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_folder):
+    """A Ray with two CPUs, to which the plugin's folder was sent as `ray job submit --working-dir` does."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=80 << 20,
+        runtime_env={"working_dir": str(ROOT), "excludes": [".git", "images", "tests"]},
+        _temp_dir=ray_folder,
+    )
+    yield
+    ray.shutdown()
+
+
+def arguments(images: Path, results: Path, parameters: dict[str, str]) -> list[str]:
+    """The command line of a run with the bundled model."""
+    given = {"model_name": "sam2_hiera_nano", **parameters}
+    return [str(images), str(results), *(word for name, value in given.items() for word in (f"--{name}", value))]
+
+
+@pytest.fixture
+def one_thread():
+    """As each worker has: sums in another order would differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def in_ikomia(workflow, algo, one_thread):
+    """The same from Ikomia's task, one image after the other: a function of the folder, the names and the parameters."""
+
+    def masks_in_coco(images: Path, names: list[str], parameters: dict[str, str]) -> dict:
+        algo.set_parameters(parameters)
+        found = {}
+        for name in names:
+            workflow.run_on(path=str(images / name))
+            found[name] = max(algo.get_masks(), key=lambda masks: masks.scores.max())  # there is one object
+        return to_coco(found)
+
+    return masks_in_coco
+
+
+def photographs(folder: Path, count: int) -> list[str]:
+    """Names of images in `folder`, some of them in a folder below."""
+    (folder / "below").mkdir(parents=True)
+    names = [f"{'below/' if k % 3 == 2 else ''}{k}.png" for k in range(count)]
+    for k, name in enumerate(names):
+        Image.fromarray(data.astronaut()[4 * k : 4 * k + 240, 8 * k : 8 * k + 320]).save(folder / name)
+    return sorted(names)
+
+
+def read(path: Path) -> dict:
+    """What is in a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def files(results: Path) -> dict[str, int]:
+    """When each file with the masks of one image was written, in nanoseconds."""
+    folder = results / "images"
+    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_folder_with_bad_images_is_segmented_and_only_what_is_missing_a_second_time(
+    example, cluster, in_ikomia, tmp_path, monkeypatch, capsys
+):
+    images, results = tmp_path / "images", tmp_path / "results"
+    names = photographs(images, 5)
+    whole = (images / names[0]).read_bytes()
+    (images / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (images / "text.JPG").write_text("not an image")
+    (images / "notes.txt").write_text("no image and not called one")
+    command = arguments(images, results, AUTOMATIC)
+
+    assert example.main(command) == 1
+    assert "5 images segmented, 0 were before, 2 failed" in capsys.readouterr().out
+    expected = in_ikomia(images, names, AUTOMATIC)
+    assert len(expected["annotations"]) > len(names)
+    assert read(results / "masks.json") == expected
+    errors = read(results / "failures.json")
+    assert list(errors) == ["cut.png", "text.JPG"]
+    assert "truncated" in errors["cut.png"]
+    assert "cannot identify image file" in errors["text.JPG"]
+    before = files(results)
+    assert set(before) == {f"{name}.json" for name in names}
+    assert not (results / "attempts").exists()
+
+    # Mended, and two results lost. These workers find the plugin where Ray put what was sent.
+    (images / "cut.png").write_bytes(whole)
+    (images / "text.JPG").unlink()
+    lost = {f"{name}.json" for name in names[1:3]}
+    for name in lost:
+        (results / "images" / name).unlink()
+    monkeypatch.setattr(example, "PLUGIN", tmp_path / "nowhere")
+    assert example.main(command) == 0
+    assert "3 images segmented, 3 were before, 0 failed" in capsys.readouterr().out
+    after = files(results)
+    assert {name for name in after if after[name] != before.get(name)} == lost | {"cut.png.json"}
+    assert read(results / "masks.json") == in_ikomia(images, sorted([*names, "cut.png"]), AUTOMATIC)
+    assert read(results / "failures.json") == {}
+
+    assert example.main(command) == 0
+    assert "0 images segmented, 6 were before, 0 failed" in capsys.readouterr().out
+    assert files(results) == after
+    with pytest.raises(SystemExit):
+        example.main([*command, "--iou_thresh", "0.4"])
+    assert "masks made with iou_thresh = 0.3; accepted are the same parameters" in capsys.readouterr().err
+
+
+CATEGORIES = [{"id": 7, "name": "pot"}, {"id": 3, "name": "plate", "supercategory": "food"}, {"id": 12, "name": "cup"}]
+OUTSIDE, NO_AREA, PARTLY = [400, 20, 50, 50], [100, 100, 0, 60], [-20.5, 150, 90, 300]
+
+
+def detections_of(names: list[str]) -> dict:
+    """A COCO file of 200 boxes, ten in most of the images of 320x240, none in the first, and some of an image that is gone."""
+    counts = dict(zip(names, [0, 20] + [10] * (len(names) - 2), strict=True)) | {"gone.png": 2}
+    images = [{"id": 50 + k, "file_name": f"./{name}" if k == 4 else name} for k, name in enumerate(counts)]
+    owners = [image["id"] for image, count in zip(images, counts.values(), strict=True) for _ in range(count)]
+    rng = np.random.default_rng(0)
+    rng.shuffle(owners)
+    boxes = np.hstack([rng.uniform(0, (250, 180), (202, 2)), rng.uniform(20, 60, (202, 2))]).round(1).tolist()
+    boxes[10], boxes[20], boxes[30] = OUTSIDE, NO_AREA, PARTLY
+    annotations = [
+        {"id": 900 - k, "image_id": owner, "bbox": box, "category_id": CATEGORIES[k % 2]["id"], "score": k / 202}
+        for k, (owner, box) in enumerate(zip(owners, boxes, strict=True))
+    ]
+    return {"images": images, "annotations": annotations, "categories": CATEGORIES}
+
+
+def typed_one_after_the_other(workflow, algo, images: Path, names: list[str], coco: dict) -> dict:
+    """What masks.json has to hold: the masks of the same boxes, typed in Ikomia's task image by image."""
+    found, categories = {}, []
+    for name in names:
+        number = next((image["id"] for image in coco["images"] if Path(image["file_name"]) == Path(name)), None)
+        annotations = [a for a in coco["annotations"] if a["image_id"] == number]
+        boxes = [
+            [x, y, x + w, y + h]
+            for x, y, w, h in (a["bbox"] for a in annotations if a["bbox"] not in (OUTSIDE, NO_AREA))
+        ]
+        algo.set_parameters({"input_box": json.dumps(boxes)})
+        workflow.run_on(path=str(images / name))
+        masks = algo.get_masks()[0]
+        usable = iter(zip(masks.rles, masks.scores, strict=True))
+        nothing = (encode(np.zeros((240, 320), bool)), 0)
+        rows = [nothing if a["bbox"] in (OUTSIDE, NO_AREA) else next(usable) for a in annotations]
+        found[name] = Masks((240, 320), [rle for rle, _ in rows], np.array([score for _, score in rows], np.float32))
+        categories += [a["category_id"] for a in annotations]
+    tree = to_coco(found)
+    for annotation, category in zip(tree["annotations"], categories, strict=True):
+        annotation["category_id"] = category
+    return tree | {"categories": CATEGORIES}
+
+
+def test_boxes_of_a_coco_file_become_masks_with_its_categories_interrupted_and_resumed(
+    example, cluster, workflow, algo, one_thread, tmp_path, monkeypatch, capsys
+):
+    images, results, file = tmp_path / "images", tmp_path / "results", tmp_path / "detections.json"
+    names = photographs(images, 21)
+    coco = detections_of(names[:20])  # it does not name the last
+    file.write_text(json.dumps(coco))
+    command = [*arguments(images, results, {}), "--boxes", str(file)]
+
+    run = example.run
+
+    def interrupted(*args):
+        yield from itertools.islice(run(*args), 6)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(example, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            example.main(command)
+    first = files(results)
+    assert 6 <= len(first) < len(names)
+    assert not (results / "masks.json").exists()
+
+    assert example.main(command) == 0
+    assert f"1 images that {file} names are not among those in {images}" in capsys.readouterr().out
+    whole = files(results)
+    assert first.items() <= whole.items()
+    assert set(whole) == {f"{name}.json" for name in names}
+    expected = typed_one_after_the_other(workflow, algo, images, names, coco)
+    assert len(expected["annotations"]) == 200
+    assert read(results / "masks.json") == expected
+    assert read(results / "images" / f"{names[0]}.json")["annotations"] == []
+    alone = read(results / "images" / f"{names[1]}.json")
+    assert alone["categories"] == [{"id": 3, "name": "plate"}, {"id": 7, "name": "pot"}]
+
+    # One box of another category: its image alone is segmented again. Without boxes the results are not touched.
+    coco["annotations"][40]["category_id"] = 12
+    file.write_text(json.dumps(coco))
+    again = []
+
+    def noted(job, rows, *args):
+        again.extend(rows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(example, "run", noted)
+    with pytest.raises(KeyboardInterrupt):
+        example.main(command)
+    assert [json.loads(row["detections"]) for row in again] == [
+        example.read_detections(file).of_images[again[0]["name"]]
+    ]
+    assert 12 in [detection["category_id"] for detection in json.loads(again[0]["detections"])]
+    whole.pop(f"{again[0]['name']}.json")
+    assert files(results) == whole
+    with pytest.raises(SystemExit):
+        example.main(command[:-2])
+    assert "has masks made with boxes = those of a COCO file; accepted are the same" in capsys.readouterr().err
+
+
+class Killer(threading.Thread):
+    """Kills the worker that works on an image, as often as it is told, the moment that it has begun."""
+
+    def __init__(self, results: Path, times: dict[str, int]) -> None:
+        super().__init__(daemon=True)
+        self.results, self.times = results, times
+        self.killed: list[tuple[str, int]] = []
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(0.002):
+            for name, times in self.times.items():
+                deaths = sum(killed == name for killed, _ in self.killed)
+                with contextlib.suppress(FileNotFoundError):
+                    begun = (self.results / "attempts" / f"{name}.txt").read_text().split("\n")[:-1]
+                    if deaths < min(times, len(begun)):
+                        process = int(begun[-1].split()[1])
+                        os.kill(process, signal.SIGKILL)
+                        self.killed.append((name, process))
+
+
+def test_killed_workers_lose_nothing_and_an_image_that_kills_each_is_left_out(
+    example, cluster, in_ikomia, tmp_path, capsys
+):
+    images, results = tmp_path / "images", tmp_path / "results"
+    names = photographs(images, 5)
+    once, always = names[1], names[3]
+    slow = AUTOMATIC | {"points_per_side": "12", "multimask_output": "True"}  # so that the killer comes in time
+    killer = Killer(results, {once: 1, always: example.MAX_DEATHS})
+    killer.start()
+    try:
+        assert example.main(arguments(images, results, slow)) == 1
+    finally:
+        killer.done.set()
+    assert [name for name, _ in killer.killed].count(once) == 1
+    assert [name for name, _ in killer.killed].count(always) == example.MAX_DEATHS
+    assert len({process for _, process in killer.killed}) == 1 + example.MAX_DEATHS
+    assert read(results / "failures.json") == {
+        always: "2 workers died while they segmented it, for want of memory perhaps"
+    }
+    assert read(results / "masks.json") == in_ikomia(images, [name for name in names if name != always], slow)
+    assert "4 images segmented, 0 were before, 1 failed" in capsys.readouterr().out
+
+
+def test_the_command_starts_a_ray_of_its_own_and_one_prompt_may_fit_some_images_only(in_ikomia, tmp_path, ray_folder):
+    images, results = tmp_path / "images", tmp_path / "results"
+    names = photographs(images, 2)
+    Image.new("RGB", (40, 30)).save(images / "small.png")
+    command = [sys.executable, str(SCRIPT), *arguments(images, results, BOX), "--workers", "1"]
+    environment = os.environ | {"RAY_TMPDIR": ray_folder, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "input_point: entry 1, [150, 100], is outside the image" in done.stderr
+    assert read(results / "masks.json") == in_ikomia(images, names, BOX)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num_gpus", "1"], "num_gpus is 1; accepted is at most 0, the GPUs that one machine of the cluster has"),
+        (["--threads", "3"], "threads is 3; accepted is at most 2, the CPUs that one machine of the cluster has"),
+        (["--workers", "0"], "argument --workers: '0' is not accepted; accepted is a whole number, 1 or more"),
+        (["--num_gpus", "half"], "argument --num_gpus: 'half' is not accepted; accepted is a number, 0 or more"),
+        (["--iou_thresh", "2"], "iou_thresh: '2' is not accepted; accepted is a number from 0 to 1"),
+        (["--input_box", "[1, 2]"], "input_box: entry 1, [1, 2], does not hold 4 numbers"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_wrong_option_is_named_with_what_is_accepted(example, cluster, tmp_path, capsys, options, message):
+    photographs(tmp_path / "images", 1)
+    with pytest.raises(SystemExit):
+        example.main([*arguments(tmp_path / "images", tmp_path / "results", {}), *options])
+    assert message in capsys.readouterr().err
+    assert not files(tmp_path / "results")
+
+
+def test_a_folder_without_images_is_refused(example, cluster, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(SystemExit):
+        example.main(arguments(tmp_path, tmp_path / "results", {}))
+    assert f"images: there are none in {tmp_path}; accepted are files that end with .bmp" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["weights", "results"])
+def test_what_no_worker_can_do_ends_the_run_with_its_reason(example, cluster, tmp_path, capfd, broken):
+    photographs(tmp_path / "images", 1)
+    results, weights = tmp_path / "results", tmp_path / "weights.pt"
+    command = arguments(tmp_path / "images", results, BOX)
+    if broken == "weights":
+        weights.write_text("not a checkpoint")
+        command += ["--model_weight_file", str(weights)]
+    else:
+        results.mkdir()
+        (results / "images").write_text("a file where the folder has to be")
+    assert example.main(command) == 2
+    last = capfd.readouterr().err.partition("the same command goes on with what is missing.\n")[2]
+    assert {"weights": str(weights), "results": "File exists"}[broken] in last.splitlines()[0]
+
+
+IMAGE, CATEGORY = {"id": 1, "file_name": "0.png"}, {"id": 1, "name": "pot"}
+BOXED = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}
+
+
+@pytest.mark.parametrize(
+    ("images", "annotation", "message"),
+    [
+        (
+            [IMAGE],
+            BOXED | {"bbox": [1, 2]},
+            "boxes: bbox of annotation 1: [1, 2] is not accepted; accepted is [x, y, w",
+        ),
+        (
+            [IMAGE],
+            BOXED | {"category_id": 2},
+            "boxes: category_id of annotation 1: 2 is not accepted; accepted is an id",
+        ),
+        ([IMAGE], {"bbox": [0, 0, 9, 9]}, "boxes: image_id of annotation 1: None is not accepted; accepted is an id"),
+        ([{"id": 1}], BOXED, "detections.json cannot be read (KeyError: 'file_name'); accepted is a COCO file"),
+        (
+            [IMAGE | {"file_name": "other/0.png"}],
+            BOXED,
+            "of the COCO file, such as ['other/0.png']; accepted are paths",
+        ),
+        ([IMAGE], None, "detections.json cannot be read (Expecting value"),
+    ],
+    ids=["box", "category", "image", "no name", "no image of the folder", "no JSON"],
+)
+def test_what_is_wrong_with_a_file_of_boxes_is_said_before_anything_is_segmented(
+    example, cluster, tmp_path, capsys, images, annotation, message
+):
+    photographs(tmp_path / "images", 1)
+    file = tmp_path / "detections.json"
+    tree = {"images": images, "annotations": [annotation], "categories": [CATEGORY]}
+    file.write_text(json.dumps(tree) if annotation else "no JSON")
+    with pytest.raises(SystemExit):
+        example.main([*arguments(tmp_path / "images", tmp_path / "results", {}), "--boxes", str(file)])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_boxes_of_a_file_and_a_typed_prompt_are_not_taken_together(example, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        example.main([*arguments(tmp_path, tmp_path, BOX), "--boxes", "detections.json"])
+    assert "boxes: it was given beside input_box; accepted is one of them" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_readme_and_of_the_help_are_accepted(example):
+    text = (ROOT / "README.md").read_text() + example.__doc__
+    commands = re.findall(r"python examples/segment_folder_on_ray\.py (.*)", text)
+    assert sum("--boxes" in command for command in commands) == 2
+    for command in commands:
+        example.options().parse_args(shlex.split(command))

@@ -1,0 +1,112 @@
+"""A small detector that needs no model: the largest areas of one colour, called after it ("red thing").
+
+Import it after ikomia's home is set: it imports ikomia.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from ikomia import dataprocess  # brings the cv2 below
+
+import cv2  # isort: skip
+
+#: What counts as which colour: the nearest one of these, as RGB.
+COLOURS = {
+    "red": (215, 30, 55),
+    "orange": (235, 130, 45),
+    "yellow": (250, 230, 80),
+    "green": (70, 150, 40),
+    "blue": (45, 110, 230),
+    "purple": (150, 90, 190),
+    "pink": (250, 170, 155),
+    "beige": (205, 170, 130),
+    "brown": (115, 70, 45),
+    "grey": (125, 125, 125),
+    "white": (240, 240, 240),
+    "black": (20, 20, 20),
+}
+
+#: The longer side, in pixels, at which blobs are looked for: fine texture and noise are gone there.
+SIDE = 256
+#: Gaps up to the first width are closed, then whatever is narrower than the second is taken away.
+CLOSED, OPENED = 3, 7
+#: Blobs of a smaller or larger part of the picture are left out.
+SMALLEST, LARGEST = 0.01, 0.4
+
+
+@dataclass(frozen=True)
+class Blob:
+    """An area of one colour.
+
+    Attributes:
+        colour: a name of COLOURS.
+        box: x, y, width, height in pixels of the picture.
+        area: its part of the picture, 0 to 1.
+        fills: its part of its box, 0 to 1.
+    """
+
+    colour: str
+    box: tuple[float, float, float, float]
+    area: float
+    fills: float
+
+
+def find_blobs(image: npt.NDArray[np.uint8], most: int = 8) -> list[Blob]:
+    """The `most` largest blobs of a picture (H, W, 3) uint8 RGB, the largest first.
+
+    The colour that most of the picture has is taken for the background.
+    """
+    zoom = min(1.0, SIDE / max(image.shape[:2]))
+    height, width = (max(1, round(zoom * length)) for length in image.shape[:2])
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    nearest = _nearest_colours(cv2.medianBlur(small, 5))
+    background = np.bincount(nearest.ravel()).argmax()
+    scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
+    blobs = []
+    for number, colour in enumerate(COLOURS):
+        if number == background:
+            continue
+        on = cv2.morphologyEx(np.uint8(nearest == number), cv2.MORPH_CLOSE, _disc(CLOSED))
+        on = cv2.morphologyEx(on, cv2.MORPH_OPEN, _disc(OPENED))
+        _, _, found, _ = cv2.connectedComponentsWithStats(on, connectivity=4)
+        for *box, pixels in found[1:]:  # the first is what is left over
+            blobs.append(Blob(colour, tuple(box * scale), pixels / on.size, pixels / (box[2] * box[3])))
+    fitting = [blob for blob in blobs if SMALLEST <= blob.area <= LARGEST]
+    return sorted(fitting, key=lambda blob: -blob.area)[:most]
+
+
+def _nearest_colours(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
+    """(H, W): for each pixel the number of the colour that is nearest to it as the eye sees them (Lab)."""
+    seen, known = (cv2.cvtColor(np.float32(rgb) / 255, cv2.COLOR_RGB2LAB) for rgb in (image, [list(COLOURS.values())]))
+    return np.linalg.norm(seen[:, :, None] - known[0], axis=-1).argmin(axis=-1)
+
+
+def _disc(width: int) -> npt.NDArray[np.uint8]:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+
+
+class BlobDetector(dataprocess.CObjectDetectionTask):
+    """The blobs of its image as an Ikomia object detection. The confidence is how much of its box a blob fills."""
+
+    def __init__(self) -> None:
+        dataprocess.CObjectDetectionTask.__init__(self, "blob_detector")
+
+    def get_progress_steps(self) -> int:
+        """How far Studio's bar goes in one run."""
+        return 1
+
+    def run(self) -> None:
+        """Find the blobs of input 0."""
+        self.begin_task_run()
+        image = self.get_input(0).get_image()
+        rgb = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else np.ascontiguousarray(image[..., :3])
+        blobs = find_blobs(rgb)
+        names = list(dict.fromkeys(f"{blob.colour} thing" for blob in blobs))
+        self.set_names(names)
+        for number, blob in enumerate(blobs):
+            self.add_object(number, names.index(f"{blob.colour} thing"), blob.fills, *blob.box)
+        self.emit_step_progress()
+        self.end_task_run()

@@ -1,0 +1,174 @@
+"""What a segmenter keeps, and what it does when a GPU has no memory left.
+
+There is no GPU here: torch's error is raised in its place, where a GPU would raise it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import sys
+import warnings
+
+import numpy as np
+import oracle
+import pytest
+import torch
+
+from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, fetch_checkpoint
+from infer_segment_anything_2.segmentation.crops import Crop
+from infer_segment_anything_2.segmentation.image_predictor import MAX_EMBEDDINGS
+from infer_segment_anything_2.segmentation.model_loader import load_model
+from infer_segment_anything_2.segmentation.objects import typed_objects
+from infer_segment_anything_2.segmentation.search import AutomaticSettings
+from infer_segment_anything_2.segmentation.segmenter import Segmenter
+
+LOOSE = AutomaticSettings(points_per_side=5, pred_iou_thresh=0.3, stability_score_thresh=0.5)
+BOXES = np.array([[20, 20, 200, 200], [150, 20, 300, 200], [290, 340, 510, 510]], np.float32)
+
+
+@pytest.fixture
+def segmenter() -> Segmenter:
+    """A model of its own, with nothing kept from other tests."""
+    name = "sam2_hiera_nano"
+    return Segmenter(load_model(fetch_checkpoint(name), CATALOGUE[name].config, "cpu", True))
+
+
+def prompts(astronaut):
+    return typed_objects(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), BOXES, astronaut.shape[:2])
+
+
+def out_of_memory(function, when):
+    """`function`, which raises what torch raises as long as `when(*its arguments)` is true."""
+
+    def wrapped(*args, **kwargs):
+        if when(*args, **kwargs):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("use_m2m", [False, True])
+def test_automatic_mode_takes_fewer_points_at_once_until_they_fit(segmenter, astronaut, monkeypatch, caplog, use_m2m):
+    settings = AutomaticSettings(**(vars(LOOSE) | {"use_m2m": use_m2m}))
+    expected = segmenter.generate(astronaut, settings)
+    tried = []
+    monkeypatch.setattr(
+        Crop,
+        "_logits",
+        out_of_memory(Crop._logits, lambda self, points, *_: tried.append(len(points)) or len(points) > 3),
+    )
+    with caplog.at_level(logging.WARNING):
+        found = segmenter.generate(astronaut, settings)
+    assert max(tried) > 3  # it did run out
+    assert len([count for count in tried if count > 3]) < len(tried) / 3  # and learned from it
+    assert "memory of the GPU ran out: 2 point(s) at once" in caplog.text
+    assert len(found) == len(expected) > 2
+    assert min(oracle.iou(a, b) for a, b in zip(found, expected, strict=True)) > 0.999
+
+
+def test_a_gpu_too_small_for_one_point_is_told_with_what_to_do(segmenter, astronaut, monkeypatch):
+    monkeypatch.setattr(Crop, "_logits", out_of_memory(Crop._logits, lambda *_: True))
+    with pytest.raises(MemoryError, match=r"memory of the GPU ran out.*choose a smaller model.*cuda to False"):
+        segmenter.generate(astronaut, LOOSE)
+    monkeypatch.undo()
+    assert len(segmenter.generate(astronaut, LOOSE)) > 2
+
+
+def test_prompts_take_fewer_objects_at_once_until_they_fit(segmenter, astronaut, monkeypatch):
+    (expected,) = segmenter.predict(astronaut, prompts(astronaut))
+    decode = segmenter.predictor.decode
+    failing = out_of_memory(decode, lambda embedding, coords, labels, boxes, **_: len(boxes) > 1)
+    monkeypatch.setattr(segmenter.predictor, "decode", failing)
+    (found,) = segmenter.predict(astronaut, prompts(astronaut))
+    assert [oracle.iou(a, b) for a, b in zip(found, expected, strict=True)] == [1, 1, 1]
+    monkeypatch.setattr(segmenter.predictor, "decode", out_of_memory(decode, lambda *_, **__: True))
+    with pytest.raises(MemoryError, match="memory of the GPU ran out"):
+        segmenter.predict(astronaut, prompts(astronaut))
+
+
+def test_an_image_is_encoded_again_after_others_were_forgotten(segmenter, astronaut, monkeypatch):
+    (expected,) = segmenter.predict(astronaut, prompts(astronaut))
+    segmenter.predict(astronaut[:, ::-1], prompts(astronaut))
+    assert len(segmenter.predictor._kept) == 2
+    encode = segmenter.predictor._feature_maps
+    full = lambda *_: len(segmenter.predictor._kept) > 0  # noqa: E731 - no memory beside kept images
+    monkeypatch.setattr(segmenter.predictor, "_feature_maps", out_of_memory(encode, full))
+    upside_down = np.ascontiguousarray(astronaut[::-1])
+    segmenter.predict(upside_down, prompts(astronaut))
+    assert len(segmenter.predictor._kept) == 1
+    (again,) = segmenter.predict(astronaut, prompts(astronaut))
+    assert [oracle.iou(a, b) for a, b in zip(again, expected, strict=True)] == [1, 1, 1]
+
+    monkeypatch.setattr(segmenter.predictor, "_feature_maps", out_of_memory(encode, lambda *_: True))
+    with pytest.raises(MemoryError, match="memory of the GPU ran out"):
+        segmenter.predict(astronaut[:300], typed_objects(BOXES[:0, :2], np.zeros(0, np.int64), BOXES[:1], (300, 512)))
+
+
+def test_an_image_is_known_by_its_pixels_not_by_its_array(segmenter, astronaut):
+    image = astronaut.copy()
+    segmenter.predict(image, prompts(image))
+    segmenter.predict(image.copy(), prompts(image))
+    assert segmenter.predictor.encoded == 1
+    image[100:200, 100:200] = 255  # the caller writes into its own array
+    (changed,) = segmenter.predict(image, prompts(image))
+    assert segmenter.predictor.encoded == 2
+    (expected,) = Segmenter(segmenter.predictor.model).predict(image, prompts(image))
+    assert [oracle.iou(a, b) for a, b in zip(changed, expected, strict=True)] == [1, 1, 1]
+    segmenter.predict(astronaut, prompts(image))
+    assert segmenter.predictor.encoded == 2
+
+
+def test_the_pixels_in_another_shape_are_another_image(segmenter, astronaut):
+    wide = astronaut.reshape(256, 1024, 3)
+    one_box = typed_objects(BOXES[:0, :2], np.zeros(0, np.int64), BOXES[:1], (256, 1024))
+    segmenter.predict(astronaut, one_box)
+    (masks,) = segmenter.predict(wide, one_box)
+    assert segmenter.predictor.encoded == 2
+    assert masks[0].shape == (256, 1024)
+
+
+def test_the_embeddings_of_some_images_are_kept_and_no_more(segmenter, astronaut):
+    images = [np.roll(astronaut, 10 * k, axis=0) for k in range(MAX_EMBEDDINGS + 1)]
+    for image in images:
+        segmenter.predict(image, prompts(astronaut))
+    assert len(segmenter.predictor._kept) == MAX_EMBEDDINGS
+    segmenter.predict(images[1], prompts(astronaut))
+    assert segmenter.predictor.encoded == len(images)
+    segmenter.predict(images[0], prompts(astronaut))  # the oldest was given up
+    assert segmenter.predictor.encoded == len(images) + 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's OpenMP")
+@pytest.mark.parametrize("wanted_by_user", [False, True])
+def test_torch_keeps_its_threads_on_a_busy_machine_when_opencv_is_imported(
+    segmenter, astronaut, monkeypatch, wanted_by_user
+):
+    openmp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
+    before = openmp.omp_get_dynamic()
+    if wanted_by_user:
+        monkeypatch.setenv("OMP_DYNAMIC", "true")
+    seen = []
+    encode = segmenter.predictor._feature_maps
+    monkeypatch.setattr(
+        segmenter.predictor, "_feature_maps", lambda x: seen.append(openmp.omp_get_dynamic()) or encode(x)
+    )
+    try:
+        openmp.omp_set_dynamic(1)  # as `import cv2` does
+        segmenter.predict(astronaut, prompts(astronaut))
+        assert seen == [1 if wanted_by_user else 0]
+        assert openmp.omp_get_dynamic() == 1  # left as it was found
+    finally:
+        openmp.omp_set_dynamic(before)
+
+
+def test_no_warning_about_sam2s_use_of_torch_reaches_the_user(astronaut):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        name = "sam2_hiera_nano"
+        segmenter = Segmenter(load_model(fetch_checkpoint(name), CATALOGUE[name].config, "cpu", True))
+        segmenter.generate(astronaut, LOOSE)
+        segmenter.predict(astronaut, prompts(astronaut))
+    assert [str(warning.message) for warning in caught] == []
