@@ -24,6 +24,8 @@ export PYTHONPYCACHEPREFIX := $(WORK)/pycache
 export RUFF_CACHE_DIR := $(WORK)/ruff
 export HYPOTHESIS_STORAGE_DIRECTORY := $(WORK)/hypothesis
 export IKOMIA_AUTO_COMPLETION := False
+# Many containers set it. Without a cache each of the tests' many processes would compile torch anew, for ten seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-slow test-install bench package lint format pictures notebook clean
 

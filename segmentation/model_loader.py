@@ -31,9 +31,6 @@ _POSTPROCESSING = {
 }
 
 
-# TO DELETE with the merge: up to here.
-
-
 def load_model(weights: Path, config: str, device: str, apply_postprocessing: bool) -> SAM2Base:
     """Build the model of `config`, fill it from `weights`, put it on `device`: float32, in evaluation mode.
 
