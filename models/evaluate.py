@@ -28,7 +28,7 @@ from scenes import PREPARED, Scene, bounding_box, emoji_split, inner_point, scen
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from segmentation.mask_generator import AutomaticSettings
+from segmentation.search import AutomaticSettings
 from segmentation.segmenter import Segmenter, open_segmenter
 
 HERE = Path(__file__).parent
