@@ -3,6 +3,7 @@
     python evaluate.py                        # 100 scenes of each kind, automatic mode on 40 of the photographs
     python evaluate.py --sheet sheet.png      # and pictures of predictions, to look at
     python evaluate.py --kinds photographs --scenes 50 --weights other.pt
+    python evaluate.py --photographs before_and_now.jpg --before old.pt old.yaml    # nothing but README.md's picture
 
 Seeds are fixed: the same weights give the same figures. `python data.py` fetches the pictures first.
 """
@@ -12,9 +13,10 @@ import json
 import logging
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,6 +44,9 @@ AUTOMATIC = {
     "multimask_output": False,
     "use_m2m": True,
 }  # the plugin's defaults but for the grid
+# The README's settings for this model, and those that the weights of version 2.0.0 needed.
+NOW = {"points_per_side": 16, "multimask_output": False, "pred_iou_thresh": 0.6, "box_nms_thresh": 0.5}
+BEFORE = NOW | {"stability_score_thresh": 0.7}
 COLUMNS = ("picture", "truth", "point", "box", "automatic mode")
 
 POSTPROCESSING = {
@@ -162,9 +167,9 @@ def border_error(mask: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_]) -> 
     return float(np.minimum(distance[mine], MOST_DISTANCE).mean())
 
 
-def segment_all(segmenter: Segmenter, image: npt.NDArray[np.uint8]) -> Masks:
+def segment_all(segmenter: Segmenter, image: npt.NDArray[np.uint8], settings: Mapping[str, Any] = AUTOMATIC) -> Masks:
     """All masks (N, H, W) of a picture that the plugin's automatic mode finds, the largest first."""
-    masks = segmenter.generate(image, AutomaticSettings(**AUTOMATIC))
+    masks = segmenter.generate(image, AutomaticSettings(**settings))
     found = sorted((np.asarray(mask) for mask in masks), key=lambda mask: -mask.sum())
     return np.array(found, bool).reshape(-1, *image.shape[:2])
 
@@ -250,6 +255,18 @@ def draw(predictor: SAM2ImagePredictor, segmenter: Segmenter, args: argparse.Nam
     cv2.imwrite(str(args.sheet), np.concatenate(rows)[..., ::-1])
 
 
+def draw_photographs(before: Segmenter, now: Segmenter, path: Path) -> None:
+    """Write the photographs with all masks of two models beside each other, a photograph a row."""
+    rows = []
+    for name, photo in photographs():
+        found = segment_all(before, photo, BEFORE), segment_all(now, photo, NOW)
+        logger.info("%s: %d and %d masks", name, *map(len, found))
+        rows.append(sheet_row([photo, *(paint(photo, masks) for masks in found)]))
+    cv2.imwrite(
+        str(path), cv2.resize(np.concatenate(rows), None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)[..., ::-1]
+    )
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -259,6 +276,10 @@ def parse() -> argparse.Namespace:
     p.add_argument("--scenes", type=int, default=100, help="of each kind")
     p.add_argument("--automatic", type=int, default=40, metavar="N", help="automatic mode on the first N photographs")
     p.add_argument("--sheet", type=Path, help=f"write a PNG: {', '.join(COLUMNS)}; last the sample photographs")
+    p.add_argument("--photographs", type=Path, help="write only a picture: photographs, masks of --before, masks now")
+    p.add_argument(
+        "--before", type=Path, nargs=2, metavar=("WEIGHTS", "CONFIG"), help="the other model of --photographs"
+    )
     p.add_argument("--rows", type=int, default=6, help="scenes of each kind on the sheet")
     p.add_argument("--no-postprocessing", action="store_true", help="as build_sam2(apply_postprocessing=False)")
     p.add_argument("--json", type=Path, help="write the figures")
@@ -276,6 +297,10 @@ def main() -> None:
     model = load(args.config, args.weights, not args.no_postprocessing)
     predictor = fit_sizes(SAM2ImagePredictor(model))
     segmenter = open_segmenter(model_weight_file=str(args.weights), config_file=str(args.config))
+    if args.photographs:
+        weights, config = map(str, args.before)
+        draw_photographs(open_segmenter(model_weight_file=weights, config_file=config), segmenter, args.photographs)
+        return
     result = {kind: measure(predictor, segmenter, kind, args).summary() for kind in args.kinds}
     for kind, figures in result.items():
         logger.info("%s: %s, %d scenes from seed %d", args.weights.name, kind, args.scenes, FIRST_SEED)
