@@ -256,15 +256,15 @@ def draw(predictor: SAM2ImagePredictor, segmenter: Segmenter, args: argparse.Nam
 
 
 def draw_photographs(before: Segmenter, now: Segmenter, path: Path) -> None:
-    """Write the photographs with all masks of two models beside each other, a photograph a row."""
+    """Write the photographs with all masks of two models beside each other, a photograph a row, as a JPEG."""
     rows = []
     for name, photo in photographs():
         found = segment_all(before, photo, BEFORE), segment_all(now, photo, NOW)
         logger.info("%s: %d and %d masks", name, *map(len, found))
-        rows.append(sheet_row([photo, *(paint(photo, masks) for masks in found)]))
-    cv2.imwrite(
-        str(path), cv2.resize(np.concatenate(rows), None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)[..., ::-1]
-    )
+        row = sheet_row([photo, *(paint(photo, masks) for masks in found)])
+        rows.append(row[: row.shape[0] * photo.shape[0] // max(photo.shape[:2])])
+    sheet = cv2.resize(np.concatenate(rows), None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(path), sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
 
 
 def parse() -> argparse.Namespace:
