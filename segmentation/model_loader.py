@@ -211,5 +211,6 @@ def _misfit(state: dict[str, Tensor], weights: Path, config: str, faults: dict[s
 
 
 def _fits(state: dict[str, Tensor], config: str) -> bool:
+    """Whether the weights are those of the config's model, or of whole parts of it."""
     model = _build(config, apply_postprocessing=False)
-    return not _faults(state, model, _lacking_parts(state, model) & _for_video(model))
+    return not _faults(state, model, _lacking_parts(state, model))

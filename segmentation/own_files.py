@@ -21,7 +21,7 @@ def own_path(text: str) -> str:
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1].strip()
     # The host, if any, is this one. Others would need the network, and their URLs stay as they are, which is no file.
-    if match := re.match(r"file:(?://(?:localhost)?)?(?=/)", text, re.IGNORECASE):
+    if match := re.match(r"file:(?://(?:localhost)?(?=/)|(?=/(?!/)))", text, re.IGNORECASE):
         return url2pathname(text[match.end() :])
     try:
         return str(Path(text).expanduser())
