@@ -19,14 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from conftest import ROOT
-from hydra.utils import instantiate
 from safetensors.torch import save as safetensors_of
 
 from infer_segment_anything_2.segmentation import weights as reading
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, CheckpointError
-from infer_segment_anything_2.segmentation.model_loader import load_model
+from infer_segment_anything_2.segmentation.model_loader import _build, load_model
 
 NANO = ROOT / "models" / "sam2_hiera_nano.pt"
 CONFIG = ROOT / "models" / "sam2_hiera_nano.yaml"
@@ -264,11 +262,7 @@ def test_weights_of_another_architecture_are_called_by_its_name_and_accepted_by_
 
 def nothing_of(model_name: str) -> dict[str, torch.Tensor]:
     """The tensors of a released model, all zero, in next to no memory."""
-    import sam2
-
-    tree = yaml.safe_load((Path(sam2.__file__).parent / CATALOGUE[model_name].config).read_text(encoding="utf-8"))
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in instantiate(tree["model"]).state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in _build(CATALOGUE[model_name].config, False).state_dict().items()}
     return {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
 
 
