@@ -236,12 +236,13 @@ def open_segmenter(
         return fetch_checkpoint(model_name, on_download)
 
     with _opening:  # two tasks that start together load once
-        key = (_identity(weights), config, _identity(Path(config)), device, apply_postprocessing)
+        key: tuple = (_identity(weights), config, _identity(Path(config)), device, apply_postprocessing)
         segmenter = _open.get(key) or _open.get((*key, model_name))
         if segmenter is None:
             model = load_model(weights, config, device, apply_postprocessing, rest if model_weight_file else None)
             segmenter = Segmenter(model)
-            _open[(*key, *completed_by)] = segmenter
+            key = (*key, *completed_by)
+            _open[key] = segmenter
         return segmenter
 
 

@@ -51,7 +51,7 @@ def _stand_in(path: str) -> type:
 
 # What training scripts keep beside the weights and torch does not read: a best score as a NumPy scalar, the options of the
 # command line. None of these is made: of NumPy or argparse nothing runs.
-_STAND_INS = [
+_STAND_INS: list[Any] = [
     _stand_in(path)
     for path in (
         "numpy.dtype",
@@ -169,7 +169,7 @@ def _content_of_old_file(weights: Path) -> Any:
         if announced > size:
             raise ValueError("the file announces more numbers than it has bytes for")
         # NaN of every precision: numbers that are announced and do not follow are not what the memory held before.
-        return storage.fill_(255)
+        return storage.fill_(255)  # type: ignore[attr-defined]
 
     # Given a path, torch first tries a tar archive, as which the same file can run code in torch 2.5.
     with (
