@@ -180,10 +180,10 @@ def npz() -> bytes:
 
 
 FOREIGN = {
-    "an old torch.save of nothing": (lambda: saved({"model": {}}, _use_new_zipfile_serialization=False), "tensors 333 missing"),
+    "an old torch.save of nothing": (lambda: saved({"model": {}}, _use_new_zipfile_serialization=False), " missing (such as "),
     "a torch.save in a tar": (tar, "is cut off or no checkpoint"),
     "a plain pickle": (lambda: pickle.dumps({"model": {}}), "is cut off or no checkpoint"),
-    "safetensors of nothing": (lambda: b"\x02\0\0\0\0\0\0\0{}", "tensors 333 missing"),
+    "safetensors of nothing": (lambda: b"\x02\0\0\0\0\0\0\0{}", " missing (such as "),
     "an HTML page": (lambda: b"<!DOCTYPE html><html><body>Please log in.", "is cut off or no checkpoint"),
     "a pointer of Git LFS": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9", "is cut off or no checkpoint"),
     "NumPy's arrays": (npz, "is damaged or no checkpoint"),
@@ -200,7 +200,7 @@ FOREIGN = {
     "a model that is none": (lambda: saved({"model": "sam2"}), "it is no state dict, and holds none under model, state_dict, model_state_dict or model_state"),
     "a list for a model": (lambda: saved({"model": [1]}), "it is no state dict, and holds none under model, state_dict, model_state_dict or model_state"),
     "numbers for weights": (lambda: saved({"model": {"a": 1}}), "it is no state dict, and holds none under model, state_dict, model_state_dict or model_state"),
-    "nothing in the model": (lambda: saved({"model": {}}), "tensors 333 missing"),
+    "nothing in the model": (lambda: saved({"model": {}}), " missing (such as "),
     "names that are numbers": (lambda: saved({"model": {1: torch.zeros(1)}}), "1 unexpected (such as 1)"),
     "names that do not print": (lambda: saved({"model": {"a\0\n": torch.zeros(1)}}), "1 unexpected (such as a\\x00\\n)"),
     "names of another wrapper": (lambda: saved({f"net.{k}": v for k, v in state().items()}), "333 unexpected (such as net.maskmem_tpos_enc)"),
