@@ -182,7 +182,6 @@ PREFIXES = [
     "model.",
     "sam2_model.",
     "module._orig_mod.",
-    "_orig_mod.module.",
     "model.sam2_model.",
 ]
 
