@@ -135,7 +135,9 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
 
     def _segment(self, progress: RunProgress) -> None:
         parameters = self._parameters()
-        image = image_of(self.get_input(0))
+        intensity_range = parameters.intensity_range.value
+        image = image_of(self.get_input(0), intensity_range)
+        self.get_output(0).intensity_range = intensity_range
         image_hw = image.shape[:2]
         objects = pointed_at(self.get_input(1), self.get_input(2), parameters, image_hw, self._warn_once)
         request = make_request(parameters, objects, image_hw)
