@@ -48,7 +48,9 @@ def to_rgb8(image: npt.NDArray, intensity_range: Range | None = None) -> npt.NDA
         if intensity_range is None:
             intensity_range = _found_range(values)
         else:
-            logger.debug("The image holds %s: shown from %g (black) to %g (white), as given.", values.dtype, *intensity_range)
+            logger.debug(
+                "The image holds %s: shown from %g (black) to %g (white), as given.", values.dtype, *intensity_range
+            )
         rgb8 = _stretched(values, intensity_range)
     rgb8 = rgb8 if rgb8.shape[2] == 3 else rgb8.repeat(3, axis=2)
     # One row that was turned over is contiguous to numpy, and not to torch.
