@@ -98,11 +98,13 @@ def _found_range(values: npt.NDArray) -> Range | None:
         return None
     found = _Ordered.of(values)
     low, high = 0, len(found)
-    while low < high and _is_no_data(found[low]):
+    is_float = values.dtype.kind == "f"
+    no_data = np.array(_NO_DATA).astype(values.dtype) if is_float else _NO_DATA  # float16 has no -9999
+    while low < high and (found[low] in no_data or _NO_DATA_FROM <= -found[low] <= _NO_DATA_TO):
         low = found.count_to(found[low])
-    while low < high and _is_no_data(found[high - 1]):
+    while low < high and _NO_DATA_FROM <= found[high - 1] <= _NO_DATA_TO:
         high = found.count_below(found[high - 1])
-    shown = _range_of(found, low, high, values.dtype.kind == "f") if low < high else None
+    shown = _range_of(found, low, high, is_float) if low < high else None
     if logger.isEnabledFor(logging.DEBUG):
         what = f"{found[low]:g} to {found[high - 1]:g}" if low < high else "nothing"
         how = "black" if shown is None else f"shown from {shown[0]:g} (black) to {shown[1]:g} (white)"
@@ -129,10 +131,6 @@ def _range_of(found: _Ordered, low: int, high: int, is_float: bool) -> Range | N
         if found[first] < found[end]:
             return found[first], found[end]
     return None
-
-
-def _is_no_data(value: float) -> bool:
-    return value in _NO_DATA or _NO_DATA_FROM <= abs(value) <= _NO_DATA_TO
 
 
 @dataclass(frozen=True)
@@ -221,12 +219,11 @@ def _scaled(values: npt.NDArray[np.floating], shown: Range | None) -> npt.NDArra
     if shown is None:
         return np.where(values == np.inf, 255.0, 0.0)
     low, high = shown
-    black = np.isnan(values) | ((values > high) & (values >= _NO_DATA_FROM) & (values <= _NO_DATA_TO))
+    is_black = np.isnan(values) | ((values > high) & (values >= _NO_DATA_FROM) & (values <= _NO_DATA_TO))
+    values = np.where(is_black, low, values)
     if max(-low, high) > np.finfo(values.dtype).max / 1024:
         values, low, high = values / 1024, low / 1024, high / 1024  # or the product below overflows
-    result = np.rint((np.clip(values, low, high) - low) * 255 / (high - low))
-    result[black] = 0
-    return result
+    return np.rint((np.clip(values, low, high) - low) * 255 / (high - low))
 
 
 def resize_percent(image: npt.NDArray[np.uint8], percent: int) -> npt.NDArray[np.uint8]:

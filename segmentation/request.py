@@ -58,8 +58,8 @@ def doubts_about(parameters: Parameters, image_hw: tuple[int, int]) -> list[str]
     for name, coordinates in (("input_point", xy), ("input_box", parameters.input_box.value)):
         if are_fractions(coordinates) and image_hw[0] * image_hw[1] > 2:
             doubts.append(
-                f"{name}: the coordinates {short(str(getattr(parameters, name)))} look like fractions of width and height. They "
-                "count as pixels of the original image."
+                f"{name}: the coordinates {short(str(getattr(parameters, name)))} look like fractions of width and height. "
+                "They count as pixels of the original image."
             )
     for number, box in swapped_boxes(parameters.input_box).items():
         doubts.append(
