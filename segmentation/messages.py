@@ -14,7 +14,7 @@ from typing import Any
 MAX_SHOWN = 300
 
 #: tensor([60, 25]), [array([60, 25])], [np.float32(60.0)], and [60 25] or [60. 25.], without commas.
-_ARRAY = re.compile(r"\b(tensor|array|np\.\w+)\(|[\d.]\s+-?[\d.]")
+_ARRAY = re.compile(r"\b(tensor|array|np\.\w+)\(|\[[^],]*[\d.]\s+-?[\d.]")
 
 _repr = reprlib.Repr()
 _repr.maxstring = 80

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ def parse_boxes(text: str) -> npt.NDArray[np.float32]:
     return np.concatenate([corners.min(1), corners.max(1)], axis=1)
 
 
+@lru_cache(maxsize=1)  # it is asked for each frame of a video
 def swapped_boxes(text: str) -> dict[int, list[float]]:
     """The boxes of the parameter input_box, which was accepted, whose corners come in the wrong order both in x and in y, as
     they were typed, by their number from 1: a sign of x, y, width, height."""
