@@ -87,13 +87,3 @@ def test_a_misspelt_name_is_dropped_by_ikomia_where_a_task_is_added_and_named_wh
         RuntimeError, match=r"points_per_sid: there is no such parameter \(did you mean points_per_side"
     ):
         algo.set_parameters({"points_per_sid": "16"})
-
-
-@pytest.mark.parametrize("method", ["save_coco", "save_labels"])
-def test_a_folder_that_is_not_there_is_an_error_with_the_path_that_was_given(workflow, algo, tmp_path, method):
-    algo.set_parameters({"input_box": BOX})
-    workflow.run_on(array=photograph())
-    path = str(tmp_path / "nowhere" / "masks.png")
-    with pytest.raises(FileNotFoundError) as error:
-        getattr(algo, method)(path)
-    assert error.value.filename == path
