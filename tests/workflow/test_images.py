@@ -54,6 +54,14 @@ def test_a_file_that_ikomia_does_not_read_is_named_with_what_is_accepted(workflo
         workflow.run_on(path=str(path))
 
 
+def test_an_array_of_float16_is_refused_in_a_sentence_and_the_next_image_runs(workflow, algo):
+    algo.set_parameters({"input_box": BOX})
+    before = mask_of(workflow, algo, array=photograph())
+    with pytest.raises(RuntimeError, match=r"ValueError'>: The input image holds float16, .*accepted is image\.astype"):
+        workflow.run_on(array=(photograph() / 255).astype(np.float16))
+    np.testing.assert_array_equal(mask_of(workflow, algo, array=photograph()), before)
+
+
 def test_a_range_is_used_by_the_run_and_by_what_shows_its_image(workflow, algo):
     deep = photograph().astype(np.uint16) * 16
     algo.set_parameters({"input_box": BOX})
