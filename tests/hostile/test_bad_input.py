@@ -553,12 +553,12 @@ def test_a_workflow_file_with_a_bad_value_says_so(session, tmp_path, value):
 
 
 @pytest.mark.parametrize("method", ["save_coco", "save_labels"])
-@pytest.mark.parametrize("name", ["", "nowhere/masks", "text/masks"])
+@pytest.mark.parametrize("name", ["", "nowhere/masks.png", "text/masks.png"])
 def test_results_that_cannot_be_written_are_an_error_and_stay(session, files, tmp_path, method, name):
     (tmp_path / "text").touch()
     run_good(session)
     before, good = state(session.algo), results(session.algo)
-    with pytest.raises(OSError) as error:
+    with pytest.raises((OSError, ValueError)) as error:  # a folder's name ends as that of no label image
         getattr(session.algo, method)(str(tmp_path / name))
     assert str(tmp_path) in str(error.value)
     assert (state(session.algo), results(session.algo)) == (before, good)
