@@ -181,6 +181,17 @@ class Parameters(BaseModel):
         le=100,
         step=5,
     )
+    intensity_range: Annotated[JsonText[tuple[float, float] | None], _parsed_by(prompt_text.parse_intensity_range)] = (
+        _declare(
+            JsonText("", prompt_text.parse_intensity_range("")),
+            MODEL,
+            "Black and white",
+            "The values of the image that are shown to the model as black and as white, such as [0, 4095] for 12 bits; empty: "
+            "found in each image.",
+            prompt_text.RANGE_FORM,
+            example="[0, 4095]",
+        )
+    )
     input_box: Annotated[JsonText[npt.NDArray[np.float32]], _parsed_by(prompt_text.parse_boxes)] = _declare(
         JsonText("", prompt_text.parse_boxes("")),
         PROMPT,

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 from conftest import NAME, PLUGINS, ROOT
 from pycocotools.coco import COCO
 from tools.detector import install
@@ -161,7 +162,7 @@ def run(block: str, images_url: str) -> dict:
     assert "https://" not in offline
     (Path.home() / "Ikomia" / "Data").mkdir(exist_ok=True)
     variables: dict = {}
-    exec(compile(offline, "README.md", "exec"), variables)
+    exec(compile(offline, "block", "exec"), variables)
     return variables
 
 
@@ -209,7 +210,7 @@ def write_video(path: Path) -> None:
 
 @pytest.mark.parametrize("number", range(len(FRAGMENTS)))
 def test_the_fragments_of_the_readme_run_in_a_workflow(number, workflow, algo):
-    exec(compile(FRAGMENTS[number], "README.md", "exec"), {"algo": algo})
+    exec(compile(FRAGMENTS[number], "block", "exec"), {"algo": algo})
     workflow.run_on(path=str(ROOT / "images" / "sample_scene.png"))
     assert algo.get_output(1).get_mask().any()
 
@@ -307,7 +308,8 @@ def test_every_command_that_a_document_names_exists(document):
 
 # --- Troubleshooting: every text in quotes is compared with what is really raised or logged ----------------------------
 
-TROUBLES = re.search(r"^## Troubleshooting\n(.*?)^## ", README, re.MULTILINE | re.DOTALL).group(1)
+FREQUENT = re.search(r"^## Troubleshooting\n(.*?)^## ", README, re.MULTILINE | re.DOTALL).group(1)
+TROUBLES = FREQUENT + DOCUMENTS["docs/troubleshooting.md"]
 QUOTED = re.findall(r'^- \*\*"(.+?)"\*\*', TROUBLES, re.MULTILINE)
 REAL: dict[str, Callable[[SimpleNamespace], str]] = {}
 
@@ -448,6 +450,39 @@ def a_misspelt_name(given) -> str:
     return raised(given.algo.set_parameters, {"points_per_sid": "16"})
 
 
+@real("input_point: '[[60 25]]' is not valid JSON; accepted is …, in an array or a tensor what its .tolist() gives.")
+def the_text_of_an_array(given) -> str:
+    points = np.array([[60, 25]])
+    given.workflow.set_parameters({"input_point": points.tolist()}, given.algo)
+    return raised(given.workflow.set_parameters, {"input_point": points}, given.algo)
+
+
+@real("input_point: the coordinates '[0.5, 0.25]' look like fractions of width and height. They count as pixels …")
+def fractions(given) -> str:
+    given.algo.set_parameters({"input_point": "[0.5, 0.25]"})
+    given.workflow.run_on(array=given.image)
+    return given.caplog.text
+
+
+@real(
+    "input_box: entry 1, [200, 180, 100, 90], was read as two corners in the wrong order. Is it x, y, width, height? …"
+)
+def a_box_with_its_size(given) -> str:
+    given.algo.set_parameters({"input_box": "[200, 180, 100, 90]"})
+    given.workflow.run_on(array=given.image)
+    return given.caplog.text
+
+
+@real("The input image … is damaged or of a kind that Ikomia does not read, such as one of five bands or of float16. …")
+def five_bands(given) -> str:
+    path = str(given.folder / "satellite.tif")
+    tifffile.imwrite(path, np.zeros((40, 50, 5), np.uint16), planarconfig="contig", photometric="minisblack")
+    given.algo.set_parameters({"input_box": "[5, 5, 30, 30]"})
+    bands = tifffile.imread(path)
+    given.workflow.run_on(array=bands[..., :3].astype("float32"))
+    return raised(given.workflow.run_on, path=path)
+
+
 @real("Warning, your workflow contains non connected task(s)")
 def not_connected(given) -> str:
     from ikomia.dataprocess.workflow import Workflow
@@ -461,8 +496,13 @@ def not_connected(given) -> str:
 
 
 @real("The input image is empty or missing.")
-def no_image(given) -> str:
+def an_array_without_pixels(given) -> str:
     raised(given.workflow.run_on, array=np.zeros((0, 0, 3), np.uint8))
+    return raised(given.workflow.run)
+
+
+@real("Invalid input for task …")
+def no_image(given) -> str:
     return raised(given.workflow.run)
 
 
@@ -539,5 +579,5 @@ def test_a_quoted_error_is_the_real_one(quoted, given):
 
 
 def test_the_plugins_sentence_stands_where_the_readme_says(given):
-    assert "the first `<class '…'>:`" in TROUBLES
+    assert "the first `<class '…'>:`" in FREQUENT
     assert re.match(r"<class '\w+'>: input_point: entry 1", a_point_outside(given))
