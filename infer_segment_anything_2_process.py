@@ -14,7 +14,7 @@ from ikomia import core, dataprocess
 from ikomia.core.task import TaskParam
 
 from infer_segment_anything_2.bridge.errors import in_a_sentence
-from infer_segment_anything_2.bridge.inputs import image_of, no_detections, pointed_at
+from infer_segment_anything_2.bridge.inputs import NoDetections, disconnect, image_of, pointed_at
 from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, publish
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
 from infer_segment_anything_2.bridge.wire import check_names, from_text, to_text
@@ -56,6 +56,18 @@ class InferSegmentAnything2Param(TaskParam):
         return to_text(self.values)
 
 
+def while_alive(task: InferSegmentAnything2, act: Callable[[InferSegmentAnything2], object]) -> Callable[[], None]:
+    """A function that does `act` to `task` and does not hold it: for its parameters and outputs, which would keep it alive."""
+    reference = weakref.ref(task)
+
+    def act_on_it() -> None:
+        living = reference()
+        if living is not None:
+            act(living)
+
+    return act_on_it
+
+
 class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
     """Segment Anything 2 as a task of an Ikomia workflow.
 
@@ -65,21 +77,15 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
 
     def __init__(self, name: str, param: InferSegmentAnything2Param | None) -> None:
         dataprocess.CSemanticSegmentationTask.__init__(self, name)
-        self.add_input(no_detections())
-        self.set_output(OverlaidImage(), 0)
+        self.add_input(NoDetections())
+        # Ikomia empties the outputs when an edge is deleted, and before a run, in which it then fills the connected inputs.
+        self.set_output(OverlaidImage(while_alive(self, disconnect)), 0)
         own = InferSegmentAnything2Param() if param is None else copy.deepcopy(param)
         self.set_param_object(own)
         # Outputs follow from the parameters, also from those of a workflow that is loaded: Ikomia sets them on this object,
         # before it connects the tasks, and does not call the task (0.16.1).
-        task = weakref.ref(self)
-
-        def declare_outputs() -> None:
-            living = task()
-            if living is not None:
-                declare(living, own.values)
-
-        own.when_set = declare_outputs
-        declare_outputs()
+        own.when_set = while_alive(self, lambda task: declare(task, own.values))
+        own.when_set()
         self._told: set[str] = set()  #: warnings that are told once
         self._segmenter: Segmenter | None = None  # held, so that it is not loaded again for the next run
         self._stop_requested = False
@@ -126,8 +132,6 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
                 self._progress = None
             progress.fill()
             self.end_task_run()
-            # Before each run Ikomia puts the output of a connected task here; what is still here then is not connected.
-            self.set_input(no_detections(), 2)
 
     def _segment(self, progress: RunProgress) -> None:
         parameters = self._parameters()
