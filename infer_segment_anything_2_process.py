@@ -6,18 +6,19 @@ import copy
 import logging
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from ikomia import core, dataprocess
-from ikomia.core.task import TaskParam
 
 from infer_segment_anything_2.bridge.errors import in_a_sentence
 from infer_segment_anything_2.bridge.inputs import NoDetections, disconnect, image_of, pointed_at
+from infer_segment_anything_2.bridge.live import Turns
 from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, publish
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
-from infer_segment_anything_2.bridge.wire import check_names, from_text, to_text
+from infer_segment_anything_2.bridge.wire import SAVE_COCO, SAVE_LABELS, InferSegmentAnything2Param, News, check_names
 from infer_segment_anything_2.segmentation.export import save_coco, save_labels
 from infer_segment_anything_2.segmentation.masks import Masks
 from infer_segment_anything_2.segmentation.memory import memory_errors
@@ -30,30 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
-class InferSegmentAnything2Param(TaskParam):
-    """The parameters as Ikomia keeps them: text outside, :class:`Parameters` inside."""
-
-    def __init__(self) -> None:
-        TaskParam.__init__(self)
-        self.values = Parameters()
-        self.when_set: Callable[[], Any] = lambda: None  #: called with every change
-
-    def __deepcopy__(self, memo: dict) -> InferSegmentAnything2Param:
-        """The same values for another task."""
-        made = InferSegmentAnything2Param()
-        made.values = self.values
-        return made
-
-    @in_a_sentence
-    def set_values(self, params: dict[str, str]) -> None:
-        """Take new values; raises ValueError and changes nothing when one of them is not accepted."""
-        self.values = from_text(self.values, {name: params[name] for name in params})
-        self.when_set()
-
-    def get_values(self) -> dict[str, str]:
-        """All values as text, under every name that they may be set by."""
-        return to_text(self.values)
+#: The values that choose a model, of the parameters.
+model_of = attrgetter("model_name", "model_weight_file", "config_file", "cuda", "apply_postprocessing")
 
 
 def while_alive(task: InferSegmentAnything2, act: Callable[[InferSegmentAnything2], object]) -> Callable[[], None]:
@@ -87,10 +66,13 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         own.when_set = while_alive(self, lambda task: declare(task, own.values))
         own.when_set()
         self._told: set[str] = set()  #: warnings that are told once
+        self._turns = Turns()
         self._segmenter: Segmenter | None = None  # held, so that it is not loaded again for the next run
+        self._model: tuple = ()  #: what it was opened with
         self._stop_requested = False
         self._masks: list[Masks] = []  #: of the last run
         self._progress: RunProgress | None = None  #: of the run that is under way
+        self._news = ""  #: the last warning of that run
 
     def set_parameters(self, params: dict[str, str]) -> None:
         """Take new values, as text; RuntimeError for a value or a name that is not accepted, and then nothing is changed."""
@@ -112,19 +94,42 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         super().init_long_process()
 
     def stop(self) -> None:
-        """End a running download, or automatic mode within one batch."""
+        """End a running download, automatic mode within one batch, or a stroke and those that wait."""
         super().stop()
         self._stop_requested = True
+        self._turns.give_up()
 
     @in_a_sentence
     def run(self) -> None:
         """Segment the image of input 0."""
+        with self._turns.run():
+            self._compute(self._parameters())
+
+    def is_graphics_changed_listening(self) -> bool:
+        """Whether a stroke segments: where `live` is on, once a run has loaded the model that the parameters ask for."""
+        parameters = self._parameters()
+        return parameters.live and self._model == model_of(parameters) and self.get_input(0).is_data_available()
+
+    def graphics_changed(self) -> None:
+        """Called by Studio with every stroke, and when something drawn is removed: segment what is drawn now."""
+        self._turns.stroke(self._answer_stroke, self._tell)
+
+    def _answer_stroke(self) -> None:
+        # Asked again: the parameters may have changed while the stroke waited.
+        if self.is_graphics_changed_listening() and self._compute(self._parameters(), is_live=True):
+            self.emit_output_changed()
+
+    def _compute(self, parameters: Parameters, is_live: bool = False) -> bool:
+        """Do one run, or one stroke; whether it came to its end."""
         self._stop_requested = False
+        self._news = ""
         self._progress = progress = RunProgress(self.emit_step_progress, lambda: self._stop_requested)
+        is_done = False
         with memory_errors():
             try:
                 self.begin_task_run()
-                self._segment(progress)
+                self._segment(parameters, progress, is_live)
+                is_done = True
             except StopRequested:
                 logger.info("Stopped by the user.")
             finally:
@@ -132,29 +137,57 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
                 self._progress = None
             progress.fill()
             self.end_task_run()
+        self._tell(self._news)
+        return is_done
 
-    def _segment(self, progress: RunProgress) -> None:
-        parameters = self._parameters()
+    def _segment(self, parameters: Parameters, progress: RunProgress, is_live: bool) -> None:
         image = image_of(self.get_input(0))
         image_hw = image.shape[:2]
         objects = pointed_at(self.get_input(1), self.get_input(2), parameters, image_hw, self._warn_once)
+        if objects is None and is_live:
+            self._warn_once("Nothing is drawn any more: the result is empty. A run searches the whole image.")
+            objects = []
         request = make_request(parameters, objects, image_hw)
-        segmenter = self._open_segmenter(parameters)
+        segmenter = (is_live and self._segmenter) or self._open_segmenter(parameters)
         progress.check()
         with blamed_on_config(parameters.config_file):
-            self._masks = segmenter.segment(image, request, progress.searched)
-        if request.search and not len(self._masks[0]):
+            masks = segmenter.segment(image, request, progress.searched)
+        progress.check()
+        self._masks = masks
+        if request.search and not len(masks[0]):
             logger.warning(
                 "No mask was found: lower iou_thresh (%g) or stability_score_thresh (%g), or raise points_per_side.",
                 parameters.iou_thresh,
                 parameters.stability_score_thresh,
             )
-        publish(self, self._masks, parameters)
+        publish(self, masks, parameters)
 
     def _warn_once(self, text: str) -> None:
         if text not in self._told:
             self._told.add(text)
             logger.warning(text)
+        self._news = text
+
+    def _tell(self, text: str, is_fault: bool = False) -> None:
+        """Bring to the panel what the last run or stroke has to say; empty: nothing."""
+        own, news = self.get_param_object(), News(text, is_fault)
+        if own.news != news:
+            own.news = news
+            self.emit_parameters_changed()
+
+    def execute_actions(self, action: int) -> None:
+        """Called by Studio for the panel: save the masks where it says. A fault is told there, not in a dialog of Studio's."""
+        own = self.get_param_object()
+        try:
+            if action == SAVE_COCO:
+                self.save_coco(own.save_path)
+            elif action == SAVE_LABELS:
+                self.save_labels(own.save_path)
+        except (OSError, ValueError) as error:
+            logger.error("%s", error)
+            own.news = News(str(error), is_fault=True)
+        else:
+            own.news = News(f"Saved: {own.save_path}")
 
     def _open_segmenter(self, parameters: Parameters) -> Segmenter:
         """The shared segmenter that `parameters` ask for, loaded if nobody in this process holds it."""
@@ -173,6 +206,7 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
                 apply_postprocessing=parameters.apply_postprocessing,
                 on_download=self._progress.downloaded if self._progress else None,
             )
+        self._model = model_of(parameters)
         return self._segmenter
 
     def get_image_with_mask(self) -> npt.NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from importlib import import_module
@@ -17,9 +18,10 @@ from typing import Any
 from ikomia import core, dataprocess
 from ikomia.utils import pyqtutils, qtconversion
 
-from infer_segment_anything_2.infer_segment_anything_2_process import InferSegmentAnything2Param
+from infer_segment_anything_2.bridge.wire import SAVE_COCO, SAVE_LABELS, InferSegmentAnything2Param, News
 from infer_segment_anything_2.segmentation import parameters as declared
 from infer_segment_anything_2.segmentation.checkpoints import catalogue_entry, checkpoint_state
+from infer_segment_anything_2.segmentation.messages import shown
 
 _binding = pyqtutils.QWidget.__module__.partition(".")[0]  # "PyQt6" or "PyQt5"
 qtcore: Any = import_module(f"{_binding}.QtCore")
@@ -29,13 +31,20 @@ qt: Any = import_module(f"{_binding}.QtWidgets")
 NARROWEST = 320
 LABEL_SPACING, ROW_SPACING, GROUP_SPACING = 3, 8, 12
 
+SIDES = "Category: Background, or with Foreground the name of the object."
 HELP = {
-    "": "Choose a tool, draw on the image, press Apply. With nothing drawn and nothing typed, all objects are "
-    "segmented: automatic mode.",
     "tool_point": "Click on the object. Points on the Background side say what does not belong to it.",
     "tool_box": "Drag a box around an object. Each box gives a mask of its own.",
     "tool_scribble": "Draw a line over the object. Lines on the Background side say what does not belong to it.",
-    "tool_select": "Click what is drawn to select it, then move or delete it.",
+    "tool_select": "Click what is drawn to select it, then move it, or delete it with the Del key.",
+    "category_foreground": "What is drawn next is on the object. Category: the name of the object, or Foreground.",
+    "category_background": "Points and scribbles drawn next are off the object that was drawn last. Category: Background.",
+    "object_name": "What the object that is drawn next is called: points and scribbles of one name are one object. Category: "
+    "this name; without one: Foreground.",
+    "next_object": "What is drawn next is another object, with a new name.",
+    "save_coco": "Write the masks of the last result with names, scores and boxes as a COCO JSON file.",
+    "save_labels": "Write the labels of the last result as a PNG: 0 background, 1 the first object.",
+    "reset": "Show the default values; Apply sends them.",
 }
 TOOLS = {
     "tool_point": ("Point", core.GraphicsShape.POINT),
@@ -53,6 +62,12 @@ FILE_KINDS = {
     "model_weight_file": "PyTorch weights (*.pt *.pth);;All files (*)",
     "config_file": "YAML files (*.yaml *.yml);;All files (*)",
 }
+#: What can be saved: the name of its button, the action of the task, the kind of file and its ending.
+SAVES = {"save_coco": (SAVE_COCO, "COCO (*.json)", ".json"), "save_labels": (SAVE_LABELS, "PNG (*.png)", ".png")}
+#: Names of parameters as they stand in sentences.
+CODE_NAMES = re.compile(rf"(?<![\w/\\.])({'|'.join(n for n in declared.DECLARATION if '_' in n)})(?![\w/\\.]*\w)")
+#: Of the model's parameters those that few need.
+RARE = ("model_weight_file", "config_file", "apply_postprocessing", "input_size_percent")
 
 
 class Note(qt.QLabel):
@@ -112,12 +127,12 @@ class CheckEditor(qt.QCheckBox):
         self.toggled.connect(slot)
 
 
-class ModelEditor(qt.QComboBox):
-    """The models by name."""
+class ChoiceEditor(qt.QComboBox):
+    """One of a few values."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self.addItems(declared.MODEL_NAMES)
+        self.addItems(declared.about(name)["choices"])
         self.setSizeAdjustPolicy(qt.QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setFocusPolicy(qtcore.Qt.FocusPolicy.StrongFocus)
         self.read, self.write = self.currentText, self.setCurrentText
@@ -134,10 +149,12 @@ class TextEditor(qt.QLineEdit):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.setMaxLength(2**31 - 1)  # Qt's own default cuts a long list of points after 32767 characters
+        self.setClearButtonEnabled(True)
         example = declared.about(name)["example"]
         self.setPlaceholderText(f"e.g. {example}" if example else "")
         self.read = self.text
         self.when_edited = self.textChanged.connect
+        self.when_entered = self.returnPressed.connect
 
     def write(self, value: str) -> None:
         """Show `value` from its beginning."""
@@ -161,6 +178,7 @@ class NumberEditor(qt.QAbstractSpinBox):
         self.setFocusPolicy(qtcore.Qt.FocusPolicy.StrongFocus)
         self.setFixedWidth(self.fontMetrics().horizontalAdvance("0.333333") + 44)
         self.when_edited = self.lineEdit().textChanged.connect
+        self.when_entered = self.lineEdit().returnPressed.connect
         self.read = self.text
 
     def minimum(self) -> float | None:
@@ -259,8 +277,8 @@ class Field:
         self.name = name
         self.editor = self._make_editor(name, label)
         self.editor.setObjectName(name)
-        help_text = f"{declared.DECLARATION[name].description}\nAccepted: {declared.accepted(name)}.\nParameter: {name}"
-        self.editor.setToolTip(_tool_tip(help_text))
+        help_text = f"{declared.DECLARATION[name].description}\nAccepted: {declared.accepted(name)}."
+        self.editor.setToolTip(_tool_tip(f"{on_the_panel(help_text)}\nParameter: {name}"))
         self.editor.setAccessibleName(label)
         self.note = Note()
         self.note.setObjectName(f"note_{name}")
@@ -269,8 +287,8 @@ class Field:
 
     @staticmethod
     def _make_editor(name: str, title: str) -> Any:
-        if name == "model_name":
-            return ModelEditor()
+        if declared.about(name)["choices"]:
+            return ChoiceEditor(name)
         kind = declared.type_name(name)
         if kind == "bool":
             return CheckEditor(title)
@@ -307,19 +325,45 @@ class Field:
 
     def explain(self, fault: str) -> None:
         """Say what is wrong under the editor, or its hint if nothing is."""
-        self.note.tell(fault or self.hint, is_fault=bool(fault))
-        self.editor.setAccessibleDescription(fault or self.hint)
+        text = on_the_panel(fault) or self.hint
+        self.note.tell(text, is_fault=bool(fault))
+        self.editor.setAccessibleDescription(text)
+
+
+class Fold(qt.QWidget):
+    """A heading that shows or hides the rows under it."""
+
+    def __init__(self, name: str, title: str, rows: list[Any]) -> None:
+        super().__init__()
+        self.heading = qt.QToolButton()
+        self.heading.setObjectName(name)
+        self.heading.setText(title)
+        self.heading.setCheckable(True)
+        self.heading.setStyleSheet("QToolButton { border: none }")  # a heading, not one more button
+        self.heading.setToolButtonStyle(qtcore.Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.heading.toggled.connect(self.open)
+        self.rows = qt.QWidget()
+        _stack(rows, qt.QVBoxLayout(self.rows), ROW_SPACING).setContentsMargins(0, 0, 0, 0)
+        _stack([self.heading, self.rows], qt.QVBoxLayout(self), ROW_SPACING).setContentsMargins(0, 0, 0, 0)
+        self.open(False)
+
+    def open(self, is_open: bool) -> None:
+        """Show or hide the rows."""
+        arrows = qtcore.Qt.ArrowType
+        self.heading.setArrowType(arrows.DownArrow if is_open else arrows.RightArrow)
+        self.heading.setChecked(is_open)
+        self.rows.setVisible(is_open)
 
 
 class Content(qt.QWidget):
-    """All groups under one another; calls `when_entered` when the mouse comes in or the panel is shown."""
+    """All groups under one another; calls `when_entered` when the mouse comes in, and `when_shown` when the panel appears."""
 
-    def __init__(self, groups: list[Any], when_entered: Callable[[], None]) -> None:
+    def __init__(self, groups: list[Any], when_entered: Callable[[], None], when_shown: Callable[[], None]) -> None:
         super().__init__()
         layout = qt.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         _stack(groups, layout, GROUP_SPACING)
-        self._when_entered = when_entered
+        self._when_entered, self._when_shown = when_entered, when_shown
 
     def enterEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """The user turns to the panel."""
@@ -329,33 +373,35 @@ class Content(qt.QWidget):
     def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """The panel appears."""
         super().showEvent(event)
-        self._when_entered()
+        self._when_shown()
 
 
 class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
-    """The panel: editors in groups, Studio's drawing tools, and a line that says why values were not applied."""
+    """The panel: Studio's drawing tools, editors in groups, and beside Apply a line that says what went wrong."""
 
     def __init__(self, param: InferSegmentAnything2Param | None, parent: Any) -> None:
         core.CWorkflowTaskWidget.__init__(self, parent)
         self.parameters = InferSegmentAnything2Param() if param is None else param
         self.fields = {name: Field(name) for name in declared.DECLARATION}
+        self.folds: list[Fold] = []
         self._explained_weights: tuple[str, bool] | None = None  # those that the checkpoint's note is about
         self._to_scroll_to: list[Any] = []
-        self.checkpoint = Note()
-        self.checkpoint.setObjectName("checkpoint_state")
-        self.message = Note()
-        self.message.setObjectName("message")
+        self._objects = 1  # named or not, that were drawn with this panel
+        self.checkpoint, self.message, self.help = Note(), Note(), Note()
+        for name, note in {"checkpoint_state": self.checkpoint, "message": self.message, "help": self.help}.items():
+            note.setObjectName(name)
         if not declared.cuda_is_available():
             self.fields["cuda"].editor.setEnabled(False)
             self.fields["cuda"].hint = "No CUDA device was found: the CPU computes."
+        self.fields["live"].hint = "From the first Apply on, which loads the model."
 
         groups = [
+            self._group(declared.PROMPT, [*self._drawing_rows(), *self._rows_of(declared.PROMPT)]),
             self._group(declared.MODEL, self._model_rows()),
-            self._group(declared.PROMPT, self._prompt_rows()),
             self._group(declared.AUTOMATIC, self._automatic_rows()),
-            self._group(declared.OUTPUT, self._rows_of(declared.OUTPUT)),
+            self._group(declared.OUTPUT, self._output_rows()),
         ]
-        self.content = Content([*groups, self.message], self._show_checkpoint)
+        self.content = Content(groups, self._show_checkpoint, self._on_show)
         # Kept: Qt deletes a layout with its Python object. The core puts it into a scroll area of its own, above its Apply
         # button (both seen in 0.15.1 and 0.16.1).
         self.layout = qt.QVBoxLayout()
@@ -364,7 +410,13 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         self.show_parameters()
         for field in self.fields.values():
             field.editor.when_edited(self._on_edit)
+            if hasattr(field.editor, "when_entered"):
+                field.editor.when_entered(self.on_apply)
+        self.fields["live"].editor.toggled.connect(self._on_live)
         self.set_layout(qtconversion.PyQtToQt(self.layout))
+        apply = self.content.window().findChild(qt.QPushButton, "CProcessBtn")
+        frame = apply.parentWidget().layout()
+        frame.insertWidget(frame.indexOf(apply), self.message)  # in sight wherever the panel is scrolled to
 
     # --- building
 
@@ -374,57 +426,74 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         return box
 
     def _rows_of(self, group: str) -> list[Any]:
-        names = [name for name in declared.DECLARATION if declared.about(name)["group"] == group]
-        return [self.fields[name].row() for name in names]
+        return [
+            self.fields[n].row() for n in declared.DECLARATION if declared.about(n)["group"] == group and n not in RARE
+        ]
+
+    def _fold(self, name: str, title: str, rows: list[Any]) -> Fold:
+        self.folds.append(Fold(name, title, rows))
+        return self.folds[-1]
+
+    def _button(self, name: str, text: str, slot: Callable[[], None]) -> Any:
+        button = qt.QPushButton(text)
+        button.setObjectName(name)
+        button.setToolTip(_tool_tip(HELP[name]))
+        button.clicked.connect(lambda *_: slot())
+        return button
 
     def _model_rows(self) -> list[Any]:
         name, *others = self._rows_of(declared.MODEL)
         name.addWidget(self.checkpoint)
-        return [name, *others]
+        rare = [self.fields[n].row() for n in RARE]
+        return [name, *others, self._fold("rare", "Own weights, size, postprocessing", rare)]
 
-    def _prompt_rows(self) -> list[Any]:
+    def _drawing_rows(self) -> list[Any]:
         self.tools, tools = _choices({name: label for name, (label, _) in TOOLS.items()}, qt.QPushButton)
         for button in self.tools.buttons():
             button.setStyleSheet(ARMED)
-        self.tools.buttonClicked.connect(self._on_tool)
+        self.tools.buttons()[0].setChecked(True)
+        self.tools.buttonClicked.connect(self._arm)
         self.categories, categories = _choices(CATEGORIES, qt.QRadioButton)
         self.categories.buttons()[0].setChecked(True)
-        self.categories.buttonClicked.connect(self._on_category)
-        self.help = Note(HELP[""])
-        self.help.setObjectName("help")
+        self.categories.buttonClicked.connect(self._send_category)
+        self.object_name = qt.QLineEdit()
+        self.object_name.setObjectName("object_name")
+        self.object_name.setPlaceholderText("no name")
+        self.object_name.setToolTip(_tool_tip(HELP["object_name"]))
+        self.object_name.setAccessibleName("Name of the object")
+        self.object_name.setClearButtonEnabled(True)
+        self.object_name.textEdited.connect(self._send_category)
+        named = qt.QHBoxLayout()
+        named.addWidget(self.object_name, 1)
+        named.addWidget(self._button("next_object", "Next object", self._on_next_object))
         return [
-            tools,
-            self.help,
-            _stack([Note("Points and scribbles drawn next are"), categories], qt.QVBoxLayout(), LABEL_SPACING),
-            Note("Or type coordinates, in pixels of the image. They win over what is drawn."),
-            *self._rows_of(declared.PROMPT),
+            _stack([tools, self.help], qt.QVBoxLayout(), LABEL_SPACING),
+            _stack([Note("What is drawn next is"), categories], qt.QVBoxLayout(), LABEL_SPACING),
+            _stack([Note("of the object"), named], qt.QVBoxLayout(), LABEL_SPACING),
         ]
 
     def _automatic_rows(self) -> list[Any]:
-        self.advanced = qt.QToolButton()
-        self.advanced.setObjectName("advanced")
-        self.advanced.setText("Advanced")
-        self.advanced.setCheckable(True)
-        self.advanced.setStyleSheet("QToolButton { border: none }")  # a heading, not one more button
-        self.advanced.setToolButtonStyle(qtcore.Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.advanced.toggled.connect(self._on_advanced)
-        self.folded = qt.QWidget()
-        rows = qt.QVBoxLayout(self.folded)
-        rows.setContentsMargins(0, 0, 0, 0)
-        _stack(self._rows_of(declared.ADVANCED), rows, ROW_SPACING)
-        self._on_advanced(False)
         return [
             Note("Used when nothing is drawn or typed."),
             *self._rows_of(declared.AUTOMATIC),
-            self.advanced,
-            self.folded,
+            self._fold("advanced", "Advanced", self._rows_of(declared.ADVANCED)),
         ]
+
+    def _output_rows(self) -> list[Any]:
+        saves = qt.QGridLayout()
+        saves.addWidget(self._button("save_coco", "Save COCO…", lambda: self._on_save("save_coco")), 0, 0)
+        saves.addWidget(self._button("save_labels", "Save labels…", lambda: self._on_save("save_labels")), 0, 1)
+        return [*self._rows_of(declared.OUTPUT), saves, self._button("reset", "Reset to defaults", self._on_reset)]
 
     # --- showing
 
     def show_parameters(self) -> None:
         """Bring every editor up to date with the parameters."""
-        for name, value in self.parameters.values:
+        self._shown = self.parameters.values
+        self._write(self._shown)
+
+    def _write(self, values: declared.Parameters) -> None:
+        for name, value in values:
             self.fields[name].write(value)
         self._on_edit()
 
@@ -439,14 +508,19 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
             new = declared.update(current, values)
             # Values that came in so are not refused: the labels may be meant for points that are set later.
             if any(getattr(new, n) != getattr(current, n) for n in ("input_point", "input_point_label", "input_box")):
-                faults = {"input_point_label": declared.label_fault(new)}
-        return {name: fault for name, fault in faults.items() if fault}
+                faults["input_point_label"] = declared.label_fault(new)
+        weights = values["model_weight_file"].strip()
+        if weights and not os.path.isfile(os.path.expanduser(weights)):
+            faults["model_weight_file"] = f"model_weight_file: there is no file {shown(weights)}."
+        return {name: faults[name] for name in declared.DECLARATION if faults.get(name)}
 
     def _on_edit(self, *_: Any) -> None:
         """Check what was typed and say beside each field what is wrong with it."""
-        weights = self.fields["model_weight_file"]
-        path = weights.read().strip()
-        weights.hint = "There is no such file." if path and not os.path.isfile(path) else ""
+        is_used = self.fields["multimask_output"].editor.isChecked()
+        candidates = self.fields["mask_id"]
+        meaning = declared.about("mask_id")["choices"].get(candidates.read(), "")
+        candidates.hint = meaning if is_used else "Of three masks: switch them on first."
+        candidates.editor.setEnabled(is_used)
         faults = self._faults()
         for name, field in self.fields.items():
             field.explain(faults.get(name, ""))
@@ -466,23 +540,55 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
 
     # --- what the user does
 
-    def _on_tool(self, button: Any) -> None:
-        """Arm Studio's drawing tool, with the category that the switch shows: Studio keeps that of the last panel."""
-        self.help.tell(HELP[button.objectName()])
-        self.emit_set_graphics_category(CATEGORIES[self.categories.checkedButton().objectName()])
-        self.emit_set_graphics_tool(TOOLS[button.objectName()][1])
+    def _on_show(self) -> None:
+        """Arm the tool that is down, Point at first, as Ikomia's own GrabCut does: Studio has that of the panel before."""
+        self._show_checkpoint()
+        self._arm()
 
-    def _on_category(self, button: Any) -> None:
-        self.emit_set_graphics_category(CATEGORIES[button.objectName()])
+    def _arm(self, *_: Any) -> None:
+        name = self.tools.checkedButton().objectName()
+        self.help.tell(HELP[name])
+        self._send_category()
+        self.emit_set_graphics_tool(TOOLS[name][1])
 
-    def _on_advanced(self, is_open: bool) -> None:
-        arrows = qtcore.Qt.ArrowType
-        self.advanced.setArrowType(arrows.DownArrow if is_open else arrows.RightArrow)
-        self.folded.setVisible(is_open)
+    def _send_category(self, *_: Any) -> None:
+        """Give Studio the category of what is drawn next: the side, or on the object its name."""
+        side = CATEGORIES[self.categories.checkedButton().objectName()]
+        self.emit_set_graphics_category(side if side == "Background" else self.object_name.text().strip() or side)
+
+    def _on_next_object(self) -> None:
+        self._objects += 1
+        self.object_name.setText(f"object {self._objects}")
+        self.categories.buttons()[0].setChecked(True)
+        self._send_category()
+
+    def _on_live(self, is_on: bool) -> None:
+        """At once: who switches it off wants the next stroke to wait, and no run."""
+        if is_on != self.parameters.values.live:
+            self.parameters.values = self._shown = declared.update(self.parameters.values, {"live": is_on})
+
+    def _on_reset(self) -> None:
+        self._write(declared.Parameters())
+
+    def _on_save(self, what: str) -> None:
+        """Have the task save its masks. An action carries a number alone: the parameters, which it has too, carry the path."""
+        action, kinds, ending = SAVES[what]
+        path, _ = qt.QFileDialog.getSaveFileName(self.content, "Save masks", f"masks{ending}", kinds)
+        if not path:  # cancelled
+            return
+        self.parameters.save_path = path if path.lower().endswith(ending) else path + ending
+        self.parameters.news = News("Nothing was saved: Studio did not pass it on.", is_fault=True)
+        self.emit_send_process_action(action)
+        self._show_news()
+
+    def _show_news(self) -> None:
+        self.message.tell(on_the_panel(self.parameters.news.text), is_fault=self.parameters.news.is_fault)
 
     def on_parameters_changed(self) -> None:
-        """Called by Studio when the parameters changed elsewhere."""
-        self.show_parameters()
+        """Called by Studio when the parameters changed elsewhere, or a stroke or run has something to say."""
+        if self.parameters.values is not self._shown:  # what is typed and not applied stays
+            self.show_parameters()
+        self._show_news()
 
     def on_apply(self) -> None:
         """Called when the user presses Apply: sends the values, or says why not and sends nothing."""
@@ -491,16 +597,18 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
             self._refuse(faults)
             return
         self.parameters.values = declared.update(self.parameters.values, self._values())
+        self.parameters.when_set()
         self.show_parameters()
         self.emit_apply(self.parameters)
 
     def _refuse(self, faults: dict[str, str]) -> None:
         name, fault = next(iter(faults.items()))
         more = len(faults) - 1
-        self.message.tell(f"Not applied. {fault}" + (f" And {more} more." if more else ""), is_fault=True)
+        self.message.tell(f"Not applied. {on_the_panel(fault)}" + (f" And {more} more." if more else ""), is_fault=True)
         editor = self.fields[name].editor
-        if self.folded.isAncestorOf(editor):
-            self.advanced.setChecked(True)
+        for fold in self.folds:
+            if fold.isAncestorOf(editor):
+                fold.open(True)
         editor.setFocus()
         self._to_scroll_to = [self.fields[name].note, editor]
         qtcore.QTimer.singleShot(0, self._scroll)  # once the notes and what was unfolded have their places
@@ -514,24 +622,32 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
                 area.ensureWidgetVisible(widget)
 
 
+def on_the_panel(text: str) -> str:
+    """`text` with the names of fields in place of those of parameters; "live" or "cuda" only before a colon."""
+    start, colon, rest = text.partition(":")
+    if colon and start in declared.DECLARATION:
+        return f"{declared.label(start)}:{on_the_panel(rest)}"
+    return CODE_NAMES.sub(lambda found: f"“{declared.label(found[0])}”", text)
+
+
 def checkpoint_text(model_name: str, has_own_weights: bool) -> str:
     """Where the weights of `model_name` come from, and what that costs."""
     if has_own_weights:
         return "Its weights are not needed: your own are used."
+    checkpoint = catalogue_entry(model_name)
+    millions = f"{checkpoint.parameters_millions:g} million parameters"
     try:
         state = checkpoint_state(model_name)
     except OSError as error:  # of a folder that may not be read
-        return f"Whether its checkpoint is on disk is not known: {error.strerror}."
-    if state == "to download":
-        checkpoint = catalogue_entry(model_name)
-        # 4 bytes for each parameter, where the exact size is not known
-        size = (
-            f"{checkpoint.bytes / 1e6:.0f}" if checkpoint.bytes else f"about {checkpoint.parameters_millions * 4:.0f}"
-        )
-        return f"Will be downloaded at the first run: {size} MB."
-    return {"bundled": "Bundled with the plugin: nothing to download.", "on disk": "On disk: nothing to download."}[
-        state
-    ]
+        return f"{millions}. Whether its checkpoint is on disk is not known: {error.strerror}."
+    # 4 bytes for each parameter, where the exact size is not known
+    size = f"{checkpoint.bytes / 1e6:.0f}" if checkpoint.bytes else f"about {checkpoint.parameters_millions * 4:.0f}"
+    costs = {
+        "bundled": "bundled with the plugin, for trying out",
+        "on disk": "on disk: nothing to download",
+        "to download": f"will be downloaded at the first run: {size} MB",
+    }
+    return f"{millions}; {costs[state]}."
 
 
 def _stack(rows: list[Any], layout: Any, spacing: int) -> Any:
@@ -543,14 +659,16 @@ def _stack(rows: list[Any], layout: Any, spacing: int) -> Any:
 
 
 def _choices(labels: dict[str, str], kind: Any) -> tuple[Any, Any]:
-    """A group of buttons of which one is on, by object name and label, and their layout: two columns, or one if narrow."""
+    """A group of buttons of which one is on, by object name and label, and their layout: as many in a row as find room."""
     group, grid = qt.QButtonGroup(), qt.QGridLayout()
     grid.setSpacing(4)
     buttons = [kind(label) for label in labels.values()]
-    columns = 2 if max(button.sizeHint().width() for button in buttons) < (NARROWEST - 70) // 2 else 1
+    widest = max(button.sizeHint().width() for button in buttons)
+    columns = next((n for n in (4, 2) if n <= len(buttons) and widest <= (NARROWEST - 60) // n - 4), 1)
     for i, (name, button) in enumerate(zip(labels, buttons, strict=True)):
         button.setObjectName(name)
         button.setCheckable(True)
+        button.setToolTip(_tool_tip(f"{HELP[name]} {SIDES if name in TOOLS and name != 'tool_select' else ''}"))
         group.addButton(button)
         grid.addWidget(button, i // columns, i % columns)
         grid.setColumnStretch(i % columns, 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Generic, NamedTuple, TypedDict, TypeVar, cast, get_origin
 
 import annotated_types
@@ -54,7 +54,7 @@ def _gpu_driver_is_installed() -> bool:
     return True
 
 
-def _one_of(choices: tuple[str, ...]) -> AfterValidator:
+def _one_of(choices: Collection[str]) -> AfterValidator:
     def check(value: str) -> str:
         if value not in choices:
             raise ValueError(f"{value!r} is none of the choices")
@@ -75,8 +75,14 @@ def _empty_from_none(value: Any) -> Any:
     return "" if value is None or (isinstance(value, str) and value.strip() == "None") else value
 
 
-#: What mask_id may be: all three candidates, the one with the highest predicted IoU, or one by its place.
-MASK_IDS = ("all", "best", "1", "2", "3")
+#: What mask_id may be, and what it means.
+MASK_IDS = {
+    "all": "All three, as outputs 1 to 3.",
+    "best": "Of each object the one with the highest predicted IoU.",
+    "1": "Of each object the first.",
+    "2": "Of each object the second.",
+    "3": "Of each object the third.",
+}
 
 FileName = Annotated[str, BeforeValidator(_empty_from_none)]
 
@@ -111,13 +117,13 @@ def _parsed_by(parse: Callable[[str], Any]) -> PlainValidator:
 class About(TypedDict):
     """What the declaration of a parameter says beside pydantic's own fields.
 
-    `accepted` is empty where type and limits say it; `choices` are all values where there are a few; `step` is how far one
-    click on an arrow changes a number.
+    `accepted` is empty where type and limits say it; `choices` are all values where there are a few, with what they mean;
+    `step` is how far one click on an arrow changes a number.
     """
 
     group: str
     accepted: str
-    choices: tuple[str, ...]
+    choices: Mapping[str, str]
     step: float | None
     example: str
 
@@ -129,7 +135,7 @@ def _declare(
     help: str,
     accepted: str = "",
     *,
-    choices: tuple[str, ...] = (),
+    choices: Mapping[str, str] | None = None,
     step: float | None = None,
     example: str = "",
     **limits: Any,
@@ -138,7 +144,7 @@ def _declare(
         limits["default_factory"] = default
     else:
         limits["default"] = default
-    extra: Any = About(group=group, accepted=accepted, choices=choices, step=step, example=example)
+    extra: Any = About(group=group, accepted=accepted, choices=choices or {}, step=step, example=example)
     return Field(title=label, description=help, json_schema_extra=extra, **limits)
 
 
@@ -157,7 +163,7 @@ class Parameters(BaseModel):
         "Which SAM 2 model segments. Larger ones are more exact and slower; sam2_hiera_nano is bundled and only for "
         "trying out.",
         "one of " + ", ".join(MODEL_NAMES),
-        choices=MODEL_NAMES,
+        choices=dict.fromkeys(MODEL_NAMES, ""),
     )
     model_weight_file: FileName = _declare(
         "",

@@ -76,8 +76,8 @@ class Segmenter:
             progress: is told of each batch of a search.
 
         Returns:
-            One set of masks, or three of candidates where objects are pointed at and `multimask_output` is asked for with all of
-            them. Masks of a search are in the order of their labels (:func:`.masks.ranked`).
+            One set of masks, or three where objects are pointed at and all three candidates are asked for. Masks of a search
+            are in the order of their labels (:func:`.masks.ranked`).
         """
         percent = request.input_size_percent
         if request.search is not None:
