@@ -943,7 +943,9 @@ def luminance(colour) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_the_picture_of_the_readme_is_there_and_small(checkout: Path):
-    picture = checkout / "images" / "studio_panel.png"
-    assert picture.stat().st_size < 150_000
-    assert QtGui.QImage(str(picture)).width() == 380
+def test_the_picture_of_the_readme_shows_the_panel_as_studio_does(checkout: Path):
+    panel, picture = (QtGui.QImage(str(checkout / "images" / name)) for name in ("studio_panel.png", "studio.png"))
+    assert (panel.width(), panel.height()) == (360, 760)
+    assert picture.height() == 760
+    assert picture.copy(picture.width() - 360, 0, 360, 760).pixel(180, 700) == panel.pixel(180, 700)
+    assert (checkout / "images" / "studio.png").stat().st_size < 700_000
