@@ -267,14 +267,14 @@ def test_strokes_of_four_threads_end_with_what_is_drawn(live, astronaut):
     items, lock = [], threading.Lock()
 
     def strokes(k: int) -> None:
-        for i in range(5):
+        for i in range(3):
             with lock:
                 items.append(box(60 * i + 10, 90 * k + 10, 50, 80))
                 graphics.set_items(list(items))
             live.graphics_changed()
 
     end(start(*(lambda k=k: strokes(k) for k in range(4))))
-    assert len(live.get_masks()[0]) == 20
+    assert len(live.get_masks()[0]) == 12
     boxes = [[x, y, x + width, y + height] for x, y, width, height in (i.get_bounding_rect() for i in items)]
     np.testing.assert_array_equal(labels_of(live), typed(astronaut, input_box=boxes))
 
