@@ -792,10 +792,10 @@ def test_own_weights_that_are_not_there_are_told_and_keep_apply_from_sending(dri
     path = tmp_path / "none.pt"
     driver.click("rare")
     driver.type("model_weight_file", str(path))
-    assert driver.text("note_model_weight_file") == f"Own weights: there is no file {str(path)!r}."
+    assert driver.text("note_model_weight_file") == f"Own weights: there is no file {path}."
     driver.click("rare")
     assert driver.apply() is None
-    assert driver.text("message") == f"Not applied. Own weights: there is no file {str(path)!r}."
+    assert driver.text("message") == f"Not applied. Own weights: there is no file {path}."
     assert not driver.find("model_weight_file").visibleRegion().isEmpty()  # unfolded
     path.touch()
     assert driver.apply()["model_weight_file"] == str(path)
@@ -895,6 +895,8 @@ def clipped(driver: Driver) -> list[str]:
     assert content.mapTo(viewport, QtCore.QPoint(content.width(), 0)).x() <= viewport.width()
     for widget in content.findChildren(QtWidgets.QWidget):
         if not widget.isVisible() or widget.objectName().startswith("qt_"):
+            continue
+        if isinstance(widget.parentWidget(), QtWidgets.QLineEdit):  # its button to clear it, which Qt places
             continue
         needed = widget.minimumSizeHint()
         right = widget.mapTo(content, QtCore.QPoint(widget.width(), 0)).x()
