@@ -420,7 +420,7 @@ def test_own_points_replace_the_grid(driver):
 def test_a_smallest_area_above_the_largest_is_said_and_not_sent(driver):
     driver.type("max_mask_area", "100")
     driver.type("min_mask_area", "101")
-    assert driver.text("note_min_mask_area").startswith("min_mask_area: 101 is not accepted with max_mask_area: 100")
+    assert driver.text("note_min_mask_area").startswith("Smallest mask (px): 101 is not accepted with “Largest mask (px)”: 100")
     assert driver.apply() is None
     driver.type("min_mask_area", "100")
     assert driver.text("note_min_mask_area") == ""
