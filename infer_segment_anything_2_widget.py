@@ -176,7 +176,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         name, *others = self._rows_of(declared.MODEL)
         name.addWidget(self.checkpoint)
         rare = [self.fields[n].row() for n in RARE]
-        return [name, *others, self._fold("rare", "Own weights, size, postprocessing", rare)]
+        return [name, *others, self._fold("rare", "Own weights and more", rare)]
 
     def _drawing_rows(self) -> list[Any]:
         self.tools, tools = _choices({name: label for name, (label, _) in TOOLS.items()}, qt.QPushButton)
@@ -201,6 +201,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
             stack([tools, self.help], qt.QVBoxLayout(), LABEL_SPACING),
             stack([Note("What is drawn next is"), categories], qt.QVBoxLayout(), LABEL_SPACING),
             stack([Note("of the object"), named], qt.QVBoxLayout(), LABEL_SPACING),
+            self.fields["live"].row(),
         ]
 
     def _automatic_rows(self) -> list[Any]:
@@ -211,14 +212,12 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         ]
 
     def _output_rows(self) -> list[Any]:
-        saves = qt.QGridLayout()
-        saves.addWidget(self._button("save_coco", "Save COCO…", lambda: self._on_save("save_coco")), 0, 0)
-        saves.addWidget(self._button("save_labels", "Save labels…", lambda: self._on_save("save_labels")), 0, 1)
-        return [
-            *self._rows_of(declared.OUTPUT),
-            saves,
-            self._button("reset", "Reset to defaults", lambda: self._write(declared.Parameters())),
+        saves = [
+            self._button("save_coco", "Save COCO…", lambda: self._on_save("save_coco")),
+            self._button("save_labels", "Save labels…", lambda: self._on_save("save_labels")),
         ]
+        reset = self._button("reset", "Reset to defaults", lambda: self._write(declared.Parameters()))
+        return [*self._rows_of(declared.OUTPUT), _grid(saves), reset]
 
     # --- showing
 
@@ -375,20 +374,27 @@ def checkpoint_text(model_name: str, has_own_weights: bool) -> str:
 
 
 def _choices(labels: dict[str, str], kind: Any) -> tuple[Any, Any]:
-    """A group of buttons of which one is on, by object name and label, and their layout: as many in a row as find room."""
-    group, grid = qt.QButtonGroup(), qt.QGridLayout()
-    grid.setSpacing(4)
-    buttons = [kind(label) for label in labels.values()]
-    widest = max(button.sizeHint().width() for button in buttons)
-    columns = next((n for n in (4, 2) if n <= len(buttons) and widest <= (NARROWEST - 60) // n - 4), 1)
-    for i, (name, button) in enumerate(zip(labels, buttons, strict=True)):
+    """A group of buttons of which one is on, by object name and label, and their layout."""
+    group = qt.QButtonGroup()
+    for name, label in labels.items():
+        button = kind(label)
         button.setObjectName(name)
         button.setCheckable(True)
         button.setToolTip(tool_tip(f"{HELP[name]} {SIDES if name in TOOLS and name != 'tool_select' else ''}"))
         group.addButton(button)
+    return group, _grid(group.buttons())
+
+
+def _grid(buttons: list[Any]) -> Any:
+    """Buttons in rows, as many in one as find room in the narrowest panel."""
+    grid = qt.QGridLayout()
+    grid.setSpacing(4)
+    widest = max(button.sizeHint().width() for button in buttons)
+    columns = next((n for n in (4, 2) if n <= len(buttons) and widest <= (NARROWEST - 60) // n - 4), 1)
+    for i, button in enumerate(buttons):
         grid.addWidget(button, i // columns, i % columns)
         grid.setColumnStretch(i % columns, 1)
-    return group, grid
+    return grid
 
 
 class InferSegmentAnything2WidgetFactory(dataprocess.CWidgetFactory):
