@@ -23,6 +23,7 @@ from infer_segment_anything_2.bridge.wire import SAVE_COCO, SAVE_LABELS, InferSe
 from infer_segment_anything_2.segmentation import parameters as declared
 from infer_segment_anything_2.segmentation.checkpoints import catalogue_entry, checkpoint_state
 from infer_segment_anything_2.segmentation.messages import shown
+from infer_segment_anything_2.segmentation.own_files import own_path
 
 #: Width in pixels, at least, that the panel is laid out for.
 NARROWEST = 320
@@ -244,7 +245,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
             if any(getattr(new, n) != getattr(current, n) for n in ("input_point", "input_point_label", "input_box")):
                 faults["input_point_label"] = declared.label_fault(new)
         weights = values["model_weight_file"].strip()
-        if weights and not os.path.isfile(os.path.expanduser(weights)):
+        if weights and not os.path.isfile(own_path(weights)):
             faults["model_weight_file"] = f"model_weight_file: there is no file {shown(weights)}."
         return {name: faults[name] for name in declared.DECLARATION if faults.get(name)}
 

@@ -26,7 +26,7 @@ qt: Any = import_module(f"{_binding}.QtWidgets")
 #: Between a label and its editor, in pixels.
 LABEL_SPACING = 3
 FILE_KINDS = {
-    "model_weight_file": "PyTorch weights (*.pt *.pth);;All files (*)",
+    "model_weight_file": "Weights (*.pt *.pth *.ckpt *.safetensors);;All files (*)",
     "config_file": "YAML files (*.yaml *.yml);;All files (*)",
 }
 #: Names of parameters as they stand in sentences.
