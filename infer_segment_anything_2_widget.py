@@ -376,14 +376,13 @@ def checkpoint_text(model_name: str, has_own_weights: bool) -> str:
 
 def _choices(labels: dict[str, str], kind: Any) -> tuple[Any, Any]:
     """A group of buttons of which one is on, by object name and label, and their layout."""
-    group = qt.QButtonGroup()
-    for name, label in labels.items():
-        button = kind(label)
+    group, buttons = qt.QButtonGroup(), [kind(label) for label in labels.values()]
+    for name, button in zip(labels, buttons, strict=True):
         button.setObjectName(name)
         button.setCheckable(True)
         button.setToolTip(tool_tip(f"{HELP[name]} {SIDES if name in TOOLS and name != 'tool_select' else ''}"))
         group.addButton(button)
-    return group, _grid(group.buttons())
+    return group, _grid(buttons)
 
 
 def _grid(buttons: list[Any]) -> Any:
