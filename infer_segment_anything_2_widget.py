@@ -158,9 +158,8 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         return box
 
     def _rows_of(self, group: str) -> list[Any]:
-        return [
-            self.fields[n].row() for n in declared.DECLARATION if declared.about(n)["group"] == group and n not in RARE
-        ]
+        names = [n for n in declared.DECLARATION if declared.about(n)["group"] == group]
+        return [self.fields[n].row() for n in names if n not in (*RARE, "live")]
 
     def _fold(self, name: str, title: str, rows: list[Any]) -> Fold:
         self.folds.append(Fold(name, title, rows))
