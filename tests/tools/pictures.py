@@ -48,13 +48,13 @@ SCENE_SEED, SCENE_SIZE = 9440, 640
 SCENE_SMALLEST = 2000
 
 #: The prompts of the README's pictures, which are those of its text: the pot; a shell; pot, palette
-#: and taxi; a cup, and not the ice cream before it.
-POINT = Prompt(points=[(197, 273)])
+#: and taxi; of pot and palette in one box only the pot.
+POINT = Prompt(points=[(233, 286)])
 ONE_POINT = Prompt(points=[(181, 620)], labels=[1])
 TWO_POINTS = Prompt(points=[(181, 620), (151, 629)], labels=[1, 0])
 BOXES = Prompt(boxes=[(101, 132, 343, 386), (293, 222, 545, 491), (526, 387, 630, 481)])
-BOX = Prompt(boxes=[(370, 477, 512, 640)])
-BOX_AND_POINTS = Prompt(points=[(440, 598), (475, 523)], labels=[1, 0], boxes=BOX.boxes)
+BOX = Prompt(boxes=[(101, 132, 545, 491)])
+BOX_AND_POINTS = Prompt(points=[(197, 273), (320, 343)], labels=[1, 0], boxes=BOX.boxes)
 
 #: What is drawn in the picture of Studio: the pot, and the shell as another object, with a point beside it.
 DRAWN = Prompt(points=[*POINT.points, *TWO_POINTS.points], labels=[1, 1, 0])
