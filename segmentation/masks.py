@@ -143,6 +143,13 @@ def ranked(masks: Masks, max_labels: int = MAX_LABELS) -> Masks:
     return masks.take(np.concatenate([by_area, by_score[max_labels:]]))
 
 
+def chosen(candidates: Sequence[Masks], mask_id: str) -> list[Masks]:
+    """Of three candidates those that `mask_id` asks for: "all", of each object the "best", or one by its place, "1" to "3"."""
+    if mask_id == "all":
+        return list(candidates)
+    return [best_of(candidates) if mask_id == "best" else candidates[int(mask_id) - 1]]
+
+
 def best_of(candidates: Sequence[Masks]) -> Masks:
     """Of each object the one of its candidates that the model rates best."""
     scores = np.array([masks.scores for masks in candidates])  # (candidates, objects)

@@ -26,6 +26,7 @@ class Request:
         objects: what is pointed at, none at all perhaps; also empty with a search.
         search: settings of automatic mode; None where objects are pointed at.
         multimask_output: three candidates for each object instead of one.
+        mask_id: which of the three: all, best (of each object the one with the highest predicted IoU), 1, 2 or 3.
         mask_threshold: logit above which a pixel belongs to the mask of an object.
         input_size_percent: the image is looked at in this size.
     """
@@ -33,6 +34,7 @@ class Request:
     objects: list[Object]
     search: AutomaticSettings | None
     multimask_output: bool
+    mask_id: str
     mask_threshold: float
     input_size_percent: int
 
@@ -83,6 +85,7 @@ def make_request(parameters: Parameters, objects: list[Object] | None, image_hw:
         objects or [],
         _search(parameters, image_hw) if objects is None else None,
         parameters.multimask_output,
+        parameters.mask_id,
         _as_logit(parameters.mask_threshold),
         parameters.input_size_percent,
     )

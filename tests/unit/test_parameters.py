@@ -48,6 +48,8 @@ TABLE = [
     ("input_point", "JSON", "", ["", "[1, 2]", "[[1, 2], [3, 4]]"], ["[1]", "x", "1", "[NaN, 1]"]),
     ("input_point_label", "JSON", "", ["", "1", "0", "[1, 0]"], ["2", "-1", "[1, 2]", "x", "0.5"]),
     ("multimask_output", "bool", False, *BOOL),
+    ("mask_id", "str", "all", ["all", "best", "1", "2", "3"], ["0", "4", "first", "1.0", ""]),
+    ("live", "bool", True, *BOOL),
     ("points_per_side", "int or None", 32, ["1", "1000"], ["0", "-1", *NO[:-1]]),
     (
         "point_grids",
@@ -173,6 +175,11 @@ def test_whole_numbers_may_be_padded_or_written_as_floats(defaults, text, value)
     assert update(defaults, {"points_per_side": text}).points_per_side == value
 
 
+@pytest.mark.parametrize(("value", "kept"), [(2, "2"), ("Best", "best"), (" ALL ", "all")])
+def test_mask_id_may_be_a_number_and_is_read_in_any_case(defaults, value, kept):
+    assert update(defaults, {"mask_id": value}).mask_id == kept
+
+
 @pytest.mark.parametrize("none", ["None", "none", " None ", "", None])
 def test_points_per_side_is_none_together_with_point_grids(defaults, none):
     changed = update(defaults, {"points_per_side": none, "point_grids": "[[0.5, 0.5]]"})
@@ -258,7 +265,10 @@ VALUES = {
     "crop_overlap_ratio": st.floats(0, 1, exclude_max=True, allow_subnormal=False),
     "crop_n_points_downscale_factor": st.integers(1),
     "min_mask_region_area": st.integers(0),
-    **dict.fromkeys(["cuda", "apply_postprocessing", "multimask_output", "use_m2m", "instance_output"], st.booleans()),
+    "mask_id": st.sampled_from(["all", "best", "1", "2", "3"]),
+    **dict.fromkeys(
+        ["cuda", "apply_postprocessing", "multimask_output", "live", "use_m2m", "instance_output"], st.booleans()
+    ),
     **dict.fromkeys(
         ["iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"],
         st.floats(0, 1, allow_subnormal=False),

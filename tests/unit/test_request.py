@@ -20,11 +20,12 @@ def parameters(**values) -> Parameters:
 
 
 def test_objects_that_are_pointed_at_need_no_search():
-    chosen = parameters(multimask_output="True", mask_threshold="0.5", input_size_percent="50")
+    chosen = parameters(multimask_output="True", mask_id="best", mask_threshold="0.5", input_size_percent="50")
     request = make_request(chosen, [BOX], HW)
     assert request.search is None
     assert request.objects == [BOX]
-    assert (request.multimask_output, request.mask_threshold, request.input_size_percent) == (True, 0.5, 50)
+    assert (request.multimask_output, request.mask_id) == (True, "best")
+    assert (request.mask_threshold, request.input_size_percent) == (0.5, 50)
 
 
 def test_without_objects_every_parameter_of_a_search_reaches_it():
