@@ -20,14 +20,15 @@ from .sam2_package import SAM2Base
 from .surroundings import own_settings
 from .weights import facts_of_weights, read_weights, refused
 
-# What sam2.build_sam.build_sam2 overrides with apply_postprocessing: fall back to the best of three masks
-# when the single one is not stable.
+# What sam2.build_sam overrides with apply_postprocessing: fall back to the best of three masks when the single one is not
+# stable, and in a video remember of prompted objects the mask itself, not how sure the model is of each pixel.
 _POSTPROCESSING = {
     "sam_mask_decoder_extra_args": {
         "dynamic_multimask_via_stability": True,
         "dynamic_multimask_stability_delta": 0.05,
         "dynamic_multimask_stability_thresh": 0.98,
-    }
+    },
+    "binarize_mask_from_pts_for_mem_enc": True,
 }
 
 
