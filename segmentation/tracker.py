@@ -13,7 +13,7 @@ long the video is (`frame_count`). Else a video counts as a long one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -83,8 +83,8 @@ class Tracker:
         self._frame = -1  # the number of the current one
         self._pointers = min(model.max_obj_ptrs_in_encoder, frame_count or model.max_obj_ptrs_in_encoder)
         self._size = BatchSize(MAX_FOLLOWED_AT_ONCE)
-        self._positions: dict[torch.dtype, Tensor] = {}
         self._memory_position: Tensor | None = None  # (P, M)
+        self._last: tuple[Embedding, Tensor] | None = None  # the embedding of a frame, and its features
         lean = predictor.device.type == "cpu" and LeanMemoryAttention.fits(model)
         self._attend: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor] = (
             LeanMemoryAttention(model) if lean else self._attend_as_sam2
@@ -108,36 +108,37 @@ class Tracker:
             progress: called with the objects done and in all; what it raises leaves the tracker in the frame before.
         """
         number = self._frame + 1
-        features = self._bare(embedding)
-        done: list[tuple[SeenMasks, Tensor]] = []
-        histories: list[tuple[_Group, int]] = []
-        total, count = len(self), 0
+        total, done = len(self), 0
+        found: list[tuple[SeenMasks, Tensor]] = []
         for group in self._groups:
-            positions, pointers = self._remembered_positions(group, number)
-
-            def compute(
-                places: range, group: _Group = group, positions: Tensor = positions, pointers: int = pointers
-            ) -> tuple[SeenMasks, Tensor]:
-                memory = self._remembered(group, slice(places.start, places.stop))
-                conditioned = self._attend(features, self._position_of(features), memory, positions, pointers)
-                seen = decode_in_video(self._model, conditioned, embedding.high_res_feats, None)
-                return seen, self._encode(features, seen, False)
-
-            start = len(done)
-            for result in in_batches(range(len(group)), self._size, compute, self._make_room(embedding), "object"):
-                done.append(result)
-                count += len(result[0].ious)
+            parts: list[tuple[SeenMasks, Tensor]] = []
+            for part in self._follow_group(group, number, embedding):
+                parts.append(part)
+                done += len(part[0].ious)
                 if progress is not None:
-                    progress(count, total)
-            histories.append((group, start))
+                    progress(done, total)
+            found.append((_joined([seen for seen, _ in parts]), torch.cat([tokens for _, tokens in parts])))
         self._frame = number
-        for k, (group, start) in enumerate(histories):
-            stop = histories[k + 1][1] if k + 1 < len(histories) else len(done)
-            of_group = done[start:stop]
-            pointers_of = torch.cat([seen.pointers for seen, _ in of_group])
-            group.recent.append(_Memory(number, torch.cat([tokens for _, tokens in of_group]), pointers_of))
+        for group, (seen, tokens) in zip(self._groups, found, strict=True):
+            group.recent.append(_Memory(number, tokens, seen.pointers))
             self._forget(group)
-        return _joined([seen for seen, _ in done]) if done else None
+        return _joined([seen for seen, _ in found]) if found else None
+
+    def _follow_group(
+        self, group: _Group, number: int, embedding: Embedding
+    ) -> Iterator[tuple[SeenMasks, Tensor]]:
+        """The objects of a group in frame `number`, some at a time, with what is to be remembered of them."""
+        features = self._bare(embedding)
+        position = self._model.image_encoder.neck.position_encoding(features)
+        memory_position, pointers = self._remembered_positions(group, number)
+
+        def compute(places: range) -> tuple[SeenMasks, Tensor]:
+            memory = self._remembered(group, slice(places.start, places.stop))
+            conditioned = self._attend(features, position, memory, memory_position, pointers)
+            seen = decode_in_video(self._model, conditioned, embedding.high_res_feats, None)
+            return seen, self._encode(features, seen, False)
+
+        return in_batches(range(len(group)), self._size, compute, self._make_room(embedding), "object")
 
     def add(
         self, embedding: Embedding, objects: Sequence[Object], image_hw: tuple[int, int], at_most: int
@@ -246,8 +247,9 @@ class Tracker:
     def _forget(self, group: _Group) -> None:
         """Keep of the last frames what the next one can need."""
         with_tokens = self._model.num_maskmem - 1
-        group.recent = group.recent[-max(self._pointers - 1, with_tokens) :]
-        group.recent[:-with_tokens] = [replace(memory, tokens=None) for memory in group.recent[:-with_tokens]]
+        kept = group.recent[-max(self._pointers - 1, with_tokens) :]
+        old = max(len(kept) - with_tokens, 0)
+        group.recent = [replace(memory, tokens=None) for memory in kept[:old]] + kept[old:]
 
     def _bare(self, embedding: Embedding) -> Tensor:
         """(1, C, h, w): the features of a frame as they were before the embedding for "no memory" was added."""
@@ -257,13 +259,6 @@ class Tracker:
             no_memory = self._model.no_mem_embed.view(1, -1, 1, 1)
             self._last = embedding, embedding.image_embed - no_memory
         return self._last[1]
-
-    def _position_of(self, features: Tensor) -> Tensor:
-        """(1, C, h, w), the position encoding of a frame's features."""
-        if features.dtype not in self._positions:
-            position = self._model.image_encoder.neck.position_encoding(features)
-            self._positions[features.dtype] = position.to(features.dtype)
-        return self._positions[features.dtype]
 
     def _attend_as_sam2(
         self, features: Tensor, position: Tensor, memory: Tensor, memory_position: Tensor, pointers: int
