@@ -34,7 +34,8 @@ def to_coco(images: Mapping[str, Masks] | Iterable[tuple[str, Masks]]) -> dict[s
 
     Returns:
         A tree for JSON. Each mask is an annotation with `segmentation` (compressed RLE), `area` (pixels), `bbox`
-        ([x, y, width, height] in pixels), `score` (the predicted IoU) and, from automatic mode, `stability_score`.
+        ([x, y, width, height] in pixels), `score` (the predicted IoU) and, from automatic mode, `stability_score`; of an
+        object that is followed through a video `track_id`, the same in each frame.
         Categories are the names of the masks, in the order in which they come; "object" is that of masks without one.
     """
     pairs = images.items() if isinstance(images, Mapping) else images
@@ -61,6 +62,8 @@ def to_coco(images: Mapping[str, Masks] | Iterable[tuple[str, Masks]]) -> dict[s
             }
             if len(masks.stability_scores):
                 annotation["stability_score"] = float(masks.stability_scores[k])
+            if masks.is_followed:
+                annotation["track_id"] = masks.ids[k]
             annotations.append(annotation)
     return {
         "images": entries,

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .image_predictor import Embedding, ImagePredictor
+from .masks import Masks
 from .memory import BatchSize, in_batches
 from .memory_attention import LeanMemoryAttention
 from .objects import Object, kinds, stacked
@@ -174,19 +174,19 @@ class Tracker:
         self._begin(embedding, found)
         return [places[k] for k in order], found
 
-    def add_masks(self, embedding: Embedding, masks: Sequence[npt.NDArray[np.bool_]]) -> None:
-        """Begin to follow objects of which the masks (H, W) in the current frame are known."""
+    def add_masks(self, embedding: Embedding, masks: Masks) -> None:
+        """Begin to follow objects whose masks in the current frame are known, as SAM2VideoPredictor.add_new_mask does."""
         side = self._model.image_size
 
-        def compute(some: Sequence[npt.NDArray[np.bool_]]) -> SeenMasks:
-            given = torch.from_numpy(np.stack(some))[:, None].float().to(self._predictor.device)
+        def compute(places: range) -> SeenMasks:
+            given = torch.from_numpy(np.stack([masks[k] for k in places]))[:, None].float().to(self._predictor.device)
             if given.shape[-2:] != (side, side):
                 given = F.interpolate(given, (side, side), mode="bilinear", align_corners=False, antialias=True)
                 given = (given >= 0.5).float()
             features = self._bare(embedding).expand(len(given), -1, -1, -1)
             return masks_in_video(self._model, features, embedding.high_res_feats, given)
 
-        seen = list(in_batches(masks, self._size, compute, self._make_room(embedding), "object"))
+        seen = list(in_batches(range(len(masks)), self._size, compute, self._make_room(embedding), "object"))
         if seen:
             self._begin(embedding, _joined(seen))
 

@@ -112,7 +112,7 @@ def video_model(config: Path, weights: dict[str, torch.Tensor], apply_postproces
         }
     model = instantiate(tree, _recursive_=True)
     model.load_state_dict(weights)
-    return model.eval()
+    return _on_all_threads(model.eval(), "_run_single_frame_inference", "_run_memory_encoder")
 
 
 def video_state(model: SAM2VideoPredictor, frames: list[np.ndarray], frame_count: int | None = None) -> dict:
@@ -133,6 +133,5 @@ def video_state(model: SAM2VideoPredictor, frames: list[np.ndarray], frame_count
 def followed(model: SAM2VideoPredictor, state: dict, start: int = 0, stop: int | None = None) -> list[np.ndarray]:
     """The masks (N, H, W) of each frame from `start` to before `stop`, through propagate_in_video."""
     stop = len(state["images"]) if stop is None else stop
-    steady = _on_all_threads(model, "_run_single_frame_inference") if "_run_single_frame_inference" not in vars(model) else model
-    frames = steady.propagate_in_video(state, start_frame_idx=start, max_frame_num_to_track=stop - start - 1)
+    frames = model.propagate_in_video(state, start_frame_idx=start, max_frame_num_to_track=stop - start - 1)
     return [(logits[:, 0] > 0).numpy() for _, _, logits in frames]
