@@ -14,7 +14,7 @@ from ikomia import core, dataprocess
 from ikomia.core.task import TaskParam
 
 from infer_segment_anything_2.bridge.errors import in_a_sentence
-from infer_segment_anything_2.bridge.inputs import image_of, no_detections, pointed_at
+from infer_segment_anything_2.bridge.inputs import are_found, image_of, no_detections, place_of, pointed_at
 from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, publish
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
 from infer_segment_anything_2.bridge.wire import check_names, from_text, to_text
@@ -23,7 +23,8 @@ from infer_segment_anything_2.segmentation.masks import Masks
 from infer_segment_anything_2.segmentation.memory import memory_errors
 from infer_segment_anything_2.segmentation.own_files import blamed_on_config, check_files
 from infer_segment_anything_2.segmentation.parameters import Parameters, cuda_is_available
-from infer_segment_anything_2.segmentation.request import make_request
+from infer_segment_anything_2.segmentation.request import Request, make_request, objects_of
+from infer_segment_anything_2.segmentation.sequence import Sequence
 
 if TYPE_CHECKING:
     from infer_segment_anything_2.segmentation.segmenter import Segmenter
@@ -77,10 +78,13 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
             living = task()
             if living is not None:
                 declare(living, own.values)
+                if not own.values.track:
+                    living.start_video()
 
+        self._told: set[str] = set()  #: warnings that are told once
+        self._sequence = Sequence(self._warn_once)
         own.when_set = declare_outputs
         declare_outputs()
-        self._told: set[str] = set()  #: warnings that are told once
         self._segmenter: Segmenter | None = None  # held, so that it is not loaded again for the next run
         self._stop_requested = False
         self._masks: list[Masks] = []  #: of the last run
@@ -104,6 +108,10 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         if self._progress is None:  # a run loads the model itself, where it can be stopped
             self._open_segmenter(self._parameters())
         super().init_long_process()
+
+    def start_video(self) -> None:
+        """With track: let the next frame be the first of a video, and forget the objects that were followed."""
+        self._sequence.start()
 
     def stop(self) -> None:
         """End a running download, or automatic mode within one batch."""
@@ -138,7 +146,7 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         segmenter = self._open_segmenter(parameters)
         progress.check()
         with blamed_on_config(parameters.config_file):
-            self._masks = segmenter.segment(image, request, progress.searched)
+            self._masks = self._masks_of(segmenter, image, request, progress)
         if request.search and not len(self._masks[0]):
             logger.warning(
                 "No mask was found: lower iou_thresh (%g) or stability_score_thresh (%g), or raise points_per_side.",
@@ -146,6 +154,20 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
                 parameters.stability_score_thresh,
             )
         publish(self, self._masks, parameters)
+
+    def _masks_of(
+        self, segmenter: Segmenter, image: npt.NDArray[np.uint8], request: Request, progress: RunProgress
+    ) -> list[Masks]:
+        """The masks of an image, or of the next frame of a video."""
+        parameters = self._parameters()
+        if not parameters.track:
+            return segmenter.segment(image, request, progress.searched)
+        if parameters.multimask_output:
+            self._warn_once("multimask_output is not used where objects are followed (track): each has one mask.")
+        is_typed = objects_of(parameters, image.shape[:2]) is not None
+        may_join = not is_typed and are_found(self.get_input(1), self.get_input(2))
+        place = place_of(self.get_input(0))
+        return [self._sequence.frame(segmenter, image, request, place, may_join=may_join, progress=progress.searched)]
 
     def _warn_once(self, text: str) -> None:
         if text not in self._told:

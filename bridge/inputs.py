@@ -24,6 +24,7 @@ from infer_segment_anything_2.segmentation.objects import (
 from infer_segment_anything_2.segmentation.parameters import Parameters
 from infer_segment_anything_2.segmentation.prompt_text import Labels
 from infer_segment_anything_2.segmentation.request import objects_of
+from infer_segment_anything_2.segmentation.sequence import Place
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,22 @@ def image_of(source: dataprocess.CImageIO) -> npt.NDArray[np.uint8]:
     if not source.is_data_available():
         raise ValueError("The input image is empty or missing. Accepted is an image of one pixel or more.")
     return to_rgb8(source.get_image())
+
+
+def place_of(source: dataprocess.CImageIO) -> Place:
+    """Where the image of an input comes from, if it is a frame of a video.
+
+    Positions count from 1 where the video is the input of the workflow, and from 0 behind another task (ikomia 0.16.1).
+    """
+    if not isinstance(source, dataprocess.CVideoIO):
+        return Place()
+    return Place(source.source_file_path, source.get_current_pos(), source.get_video_frame_count() or None)
+
+
+def are_found(graphics: dataprocess.CGraphicsInput, detections: dataprocess.CObjectDetectionIO) -> bool:
+    """Whether a task is connected that finds objects, in each image other ones."""
+    # Instances are copied into the input that is there, whose name stays.
+    return detections.name != UNCONNECTED or detections.is_data_available() or graphics.name == CONNECTED_GRAPHICS
 
 
 def pointed_at(
@@ -94,7 +111,7 @@ def pointed_at(
                 warn("What is drawn is not used: the detections of the connected task count.")
         else:
             found = graphics_objects(graphics.get_items(), image_hw)
-        if not found:
+        if not found and not parameters.track:  # or the objects of earlier frames are still followed
             warn("The connected task found nothing to segment: the result is empty.")
         return found
     items = graphics.get_items() if graphics.is_data_available() else []

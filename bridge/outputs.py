@@ -35,12 +35,17 @@ class OverlaidImage(dataprocess.CImageIO):
         return overlay(image, labels, mask_io.get_colors()) if labels.shape == image.shape[:2] else image
 
 
+def candidates_of(parameters: Parameters) -> int:
+    """How many label images there are: three with multimask_output, unless objects are followed."""
+    return 3 if parameters.multimask_output and not parameters.track else 1
+
+
 def declare(task: dataprocess.CSemanticSegmentationTask, parameters: Parameters) -> None:
     """Give `task` the outputs that follow from its parameters, so that other tasks can be connected to them before a run.
 
     0 the image, 1 the label image, with multimask_output 2 and 3 those of the other candidates, last the instances if wanted.
     """
-    wanted = [dataprocess.CSemanticSegmentationIO] * (2 if parameters.multimask_output else 0)
+    wanted = [dataprocess.CSemanticSegmentationIO] * (candidates_of(parameters) - 1)
     if parameters.instance_output:
         wanted.append(dataprocess.CInstanceSegmentationIO)
     if [type(task.get_output(k)) for k in range(2, task.get_output_count())] == wanted:
@@ -58,7 +63,7 @@ def publish(task: dataprocess.CSemanticSegmentationTask, candidates: Sequence[Ma
         task.get_output(k).clear_data()
     # In automatic mode there is one candidate: the other label images are empty.
     none = candidates[0].take([])
-    for k in range(3 if parameters.multimask_output else 1):
+    for k in range(candidates_of(parameters)):
         _fill_labels(task.get_output(k + 1), candidates[k] if k < len(candidates) else none)
     if parameters.instance_output:
         _fill_instances(task.get_output(task.get_output_count() - 1), task.name, candidates)

@@ -211,6 +211,13 @@ class Parameters(BaseModel):
         "Ask the model for three candidate masks instead of one: for a prompt as outputs 1 to 3, in automatic mode of "
         "every grid point. One point is often ambiguous (a button, the shirt, the person).",
     )
+    track: bool = _declare(
+        False,
+        PROMPT,
+        "Follow through a video",
+        "Each run is the next frame of a video: what is pointed at in the first one, or found there, is followed through the others. "
+        "multimask_output is ignored then.",
+    )
     points_per_side: Annotated[int | None, BeforeValidator(_none_from_text)] = _declare(
         32,
         AUTOMATIC,

@@ -57,7 +57,7 @@ def make_request(parameters: Parameters, objects: list[Object] | None, image_hw:
     return Request(
         objects or [],
         _search(parameters, image_hw) if objects is None else None,
-        parameters.multimask_output,
+        parameters.multimask_output and not parameters.track,
         _as_logit(parameters.mask_threshold),
         parameters.input_size_percent,
     )
@@ -80,7 +80,7 @@ def _search(parameters: Parameters, image_hw: tuple[int, int]) -> AutomaticSetti
         # A larger area than the image's removes no more.
         min_mask_region_area=min(parameters.min_mask_region_area, image_hw[0] * image_hw[1] + 1),
         use_m2m=parameters.use_m2m,
-        multimask_output=parameters.multimask_output,
+        multimask_output=parameters.multimask_output and not parameters.track,
     )
     settings.check()
     return settings

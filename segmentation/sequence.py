@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,10 @@ from .masks import MAX_LABELS, Masks
 from .objects import Object
 from .progress import Progress
 from .request import Request
-from .segmenter import Segmenter
-from .tracker import Tracker
+
+if TYPE_CHECKING:  # they import torch
+    from .segmenter import Segmenter
+    from .tracker import Tracker
 
 #: An object that overlaps a followed one by this much (IoU of their boxes) is the same.
 SAME_OBJECT_IOU = 0.5
@@ -87,8 +90,9 @@ class Sequence:
         Returns:
             Masks with an id for each object; none where there was nothing to follow yet.
         """
-        key = (id(segmenter), image.shape, place.video, "found" if may_join else _prompts(request))
-        if key != self._key or _is_back(place.position, self._place.position):
+        key = (image.shape, place.video, "found" if may_join else _prompts(request))
+        is_other_model = self._tracker is not None and self._tracker.predictor is not segmenter.predictor
+        if is_other_model or key != self._key or _is_back(place.position, self._place.position):
             self.start()
         if self._masks is not None and self._is_same(image, place):
             return self._masks

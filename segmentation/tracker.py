@@ -77,7 +77,7 @@ class Tracker:
     """
 
     def __init__(self, predictor: ImagePredictor, frame_count: int | None = None) -> None:
-        self._predictor = predictor
+        self.predictor = predictor
         self._model = model = predictor.model
         self._groups: list[_Group] = []
         self._frame = -1  # the number of the current one
@@ -158,7 +158,7 @@ class Tracker:
         seen: list[SeenMasks] = []
 
         def compute(of_kind: list[int]) -> SeenMasks:
-            points = self._predictor.as_points(stacked([objects[k] for k in of_kind]), image_hw)
+            points = self.predictor.as_points(stacked([objects[k] for k in of_kind]), image_hw)
             features = embedding.image_embed.expand(len(of_kind), -1, -1, -1)
             return decode_in_video(self._model, features, embedding.high_res_feats, points)
 
@@ -179,7 +179,7 @@ class Tracker:
         side = self._model.image_size
 
         def compute(places: range) -> SeenMasks:
-            given = torch.from_numpy(np.stack([masks[k] for k in places]))[:, None].float().to(self._predictor.device)
+            given = torch.from_numpy(np.stack([masks[k] for k in places]))[:, None].float().to(self.predictor.device)
             if given.shape[-2:] != (side, side):
                 given = F.interpolate(given, (side, side), mode="bilinear", align_corners=False, antialias=True)
                 given = (given >= 0.5).float()
@@ -276,7 +276,7 @@ class Tracker:
         return found.permute(1, 2, 0).reshape(count, *features.shape[1:])
 
     def _make_room(self, embedding: Embedding) -> Callable[[], None]:
-        return lambda: self._predictor.forget_images(embedding)
+        return lambda: self.predictor.forget_images(embedding)
 
 
 def _joined(seen: Sequence[SeenMasks]) -> SeenMasks:

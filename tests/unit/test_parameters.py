@@ -41,6 +41,7 @@ TABLE = [
     ("input_point", "JSON", "", ["", "[1, 2]", "[[1, 2], [3, 4]]"], ["[1]", "x", "1", "[NaN, 1]"]),
     ("input_point_label", "JSON", "", ["", "1", "0", "[1, 0]"], ["2", "-1", "[1, 2]", "x", "0.5"]),
     ("multimask_output", "bool", False, *BOOL),
+    ("track", "bool", False, *BOOL),
     ("points_per_side", "int or None", 32, ["1", "1000"], ["0", "-1", *NO[:-1]]),
     (
         "point_grids",
@@ -234,7 +235,7 @@ VALUES = {
     "crop_overlap_ratio": st.floats(0, 1, exclude_max=True, allow_subnormal=False),
     "crop_n_points_downscale_factor": st.integers(1),
     "min_mask_region_area": st.integers(0),
-    **dict.fromkeys(["cuda", "apply_postprocessing", "multimask_output", "use_m2m", "instance_output"], st.booleans()),
+    **dict.fromkeys(["cuda", "apply_postprocessing", "multimask_output", "track", "use_m2m", "instance_output"], st.booleans()),
     **dict.fromkeys(
         ["iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"],
         st.floats(0, 1, allow_subnormal=False),
