@@ -71,7 +71,7 @@ class Masks:
         names: N names, "" where nobody named the object; empty where none has one.
         ids: N numbers by which others know the objects, or None each; empty where none has one.
         confidences: N of those who found the objects, 0 to 1, or None each; empty where none has one.
-        is_followed: the objects are followed through a video: mask k is the same object in each frame, and `ids` tell them apart.
+        is_followed: through a video: mask k is the same object in each frame, and all have an id.
     """
 
     image_hw: tuple[int, int]

@@ -37,7 +37,8 @@ class LeanMemoryAttention:
     def __init__(self, model: SAM2Base) -> None:
         self._attention: MemoryAttention = model.memory_attention
         self._rotations: dict[tuple[int, int], Tensor] = {}
-        self._last: tuple[Tensor, Tensor] | None = None  # the features of a frame, and what the first layer makes of them
+        # The features of the last frame, and what it is after it has attended to itself in the first layer.
+        self._last: tuple[Tensor, Tensor] | None = None
         self._self_output = [_merged(layer.self_attn) for layer in self._attention.layers]
         self._cross_output = [_merged(layer.cross_attn_image) for layer in self._attention.layers]
 
@@ -61,7 +62,9 @@ class LeanMemoryAttention:
             )
         )
 
-    def __call__(self, features: Tensor, position: Tensor, memory: Tensor, memory_position: Tensor, pointers: int) -> Tensor:
+    def __call__(
+        self, features: Tensor, position: Tensor, memory: Tensor, memory_position: Tensor, pointers: int
+    ) -> Tensor:
         """The features of a frame (N, C, h, w), as they are for each of N objects.
 
         Args:

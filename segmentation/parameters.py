@@ -215,8 +215,8 @@ class Parameters(BaseModel):
         False,
         PROMPT,
         "Follow through a video",
-        "Each run is the next frame of a video: what is pointed at in the first one, or found there, is followed through the others. "
-        "multimask_output is ignored then.",
+        "Each run is the next frame of a video: what is pointed at in the first one, or found there, is followed through the "
+        "others. multimask_output is ignored then.",
     )
     points_per_side: Annotated[int | None, BeforeValidator(_none_from_text)] = _declare(
         32,

@@ -175,8 +175,8 @@ class Segmenter:
         missing = missing_for_video(self.predictor.model)
         if missing:
             raise ValueError(
-                f"track: True is not accepted with these weights, which have no {missing}; accepted are the released models, and "
-                "weights that were saved with the parts for videos."
+                f"track: True is not accepted with these weights, which have no {missing}; accepted are the released models, "
+                "and weights that were saved with the parts for videos."
             )
         return Tracker(self.predictor, frame_count)
 

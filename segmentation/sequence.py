@@ -71,7 +71,7 @@ class Sequence:
         segmenter: Segmenter,
         image: npt.NDArray[np.uint8],
         request: Request,
-        place: Place = Place(),  # noqa: B008 - frozen
+        place: Place = Place(),
         *,
         may_join: bool = False,
         progress: Progress | None = None,
@@ -83,8 +83,8 @@ class Sequence:
             image: (H, W, 3) uint8 RGB.
             request: what is pointed at, or searched for, in a first frame.
             place: of the frame. The same position with the same picture is the same frame again.
-            may_join: the objects are those that somebody found in this very frame: those that nobody follows yet join. Others are
-                prompts for the first frame.
+            may_join: somebody found the objects in this very frame, and those that are not followed yet join. Others are prompts
+                for the first frame.
             progress: told of batches of a search, and of objects followed.
 
         Returns:
@@ -129,9 +129,7 @@ class Sequence:
             found = segmenter.segment(image, request, progress)[0]
             objects = found.take(range(min(len(found), MAX_LABELS)))  # the best come first
             self._say_how_many(len(found), MAX_LABELS)
-        places, added = segmenter.begin(
-            tracker, image, objects, mask_threshold=threshold, input_size_percent=percent
-        )
+        places, added = segmenter.begin(tracker, image, objects, mask_threshold=threshold, input_size_percent=percent)
         if request.search is None:
             self._say_how_many(sum(thing.is_prompt for thing in request.objects), MAX_LABELS)
         if len(tracker):
@@ -154,17 +152,13 @@ class Sequence:
         )
         assert self._masks is not None
         before = self._masks
-        masks = replace(
-            followed, names=before.names, ids=before.ids, confidences=before.confidences, is_followed=True
-        )
+        masks = replace(followed, names=before.names, ids=before.ids, confidences=before.confidences, is_followed=True)
         if not may_join:
             return masks
         boxes = masks.boxes_xyxy
         hidden = masks.areas == 0
         boxes[hidden] = self._boxes[hidden]
-        new = [
-            thing for thing in request.objects if thing.box is not None and (_box_ious(thing.box, boxes) < SAME_OBJECT_IOU).all()
-        ]
+        new = [thing for thing in request.objects if _is_new(thing, boxes)]
         room = MAX_LABELS - len(tracker)
         self._say_how_many(len(tracker) + len(new), MAX_LABELS)
         if not new or not room:
@@ -215,6 +209,11 @@ def _prompts(request: Request) -> Hashable:
 
 def _is_back(position: int | None, last: int | None) -> bool:
     return position is not None and last is not None and position < last
+
+
+def _is_new(thing: Object, boxes: npt.NDArray[np.float32]) -> bool:
+    """Whether an object overlaps none of the followed ones, whose boxes are (N, 4) xyxy."""
+    return thing.box is not None and bool((_box_ious(thing.box, boxes) < SAME_OBJECT_IOU).all())
 
 
 def _box_ious(box: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -124,9 +124,7 @@ class Tracker:
             self._forget(group)
         return _joined([seen for seen, _ in found]) if found else None
 
-    def _follow_group(
-        self, group: _Group, number: int, embedding: Embedding
-    ) -> Iterator[tuple[SeenMasks, Tensor]]:
+    def _follow_group(self, group: _Group, number: int, embedding: Embedding) -> Iterator[tuple[SeenMasks, Tensor]]:
         """The objects of a group in frame `number`, some at a time, with what is to be remembered of them."""
         features = self._bare(embedding)
         position = self._model.image_encoder.neck.position_encoding(features)
@@ -242,7 +240,8 @@ class Tracker:
 
     def _with_pointers(self, group: _Group) -> list[_Memory]:
         """The memories of a group whose pointers count: of the prompt, then the last ones, newest first."""
-        return [group.prompted, *reversed(group.recent[-(self._pointers - 1) :])] if self._pointers > 1 else [group.prompted]
+        last = max(len(group.recent) - (self._pointers - 1), 0)
+        return [group.prompted, *reversed(group.recent[last:])]
 
     def _forget(self, group: _Group) -> None:
         """Keep of the last frames what the next one can need."""
@@ -281,7 +280,9 @@ class Tracker:
 
 def _joined(seen: Sequence[SeenMasks]) -> SeenMasks:
     """Several batches as one."""
-    return SeenMasks(*(torch.cat([getattr(s, name) for s in seen]) for name in ("logits", "ious", "pointers", "scores")))
+    return SeenMasks(
+        *(torch.cat([getattr(s, name) for s in seen]) for name in ("logits", "ious", "pointers", "scores"))
+    )
 
 
 def _taken(seen: SeenMasks, order: list[int]) -> SeenMasks:

@@ -98,7 +98,9 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / union) if union else 1.0
 
 
-def video_model(config: Path, weights: dict[str, torch.Tensor], apply_postprocessing: bool = True) -> SAM2VideoPredictor:
+def video_model(
+    config: Path, weights: dict[str, torch.Tensor], apply_postprocessing: bool = True
+) -> SAM2VideoPredictor:
     """A SAM2VideoPredictor as sam2's build_sam2_video_predictor makes it, but without filling holes."""
     tree = OmegaConf.load(config).model
     tree._target_ = "sam2.sam2_video_predictor.SAM2VideoPredictor"

@@ -235,7 +235,9 @@ VALUES = {
     "crop_overlap_ratio": st.floats(0, 1, exclude_max=True, allow_subnormal=False),
     "crop_n_points_downscale_factor": st.integers(1),
     "min_mask_region_area": st.integers(0),
-    **dict.fromkeys(["cuda", "apply_postprocessing", "multimask_output", "track", "use_m2m", "instance_output"], st.booleans()),
+    **dict.fromkeys(
+        ["cuda", "apply_postprocessing", "multimask_output", "track", "use_m2m", "instance_output"], st.booleans()
+    ),
     **dict.fromkeys(
         ["iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"],
         st.floats(0, 1, allow_subnormal=False),
