@@ -83,8 +83,8 @@ class Sequence:
             image: (H, W, 3) uint8 RGB.
             request: what is pointed at, or searched for, in a first frame.
             place: of the frame. The same position with the same picture is the same frame again.
-            may_join: somebody found the objects in this very frame, and those that are not followed yet join. Others are prompts
-                for the first frame.
+            may_join: somebody found the objects in this very frame, and those that are not followed yet join. Other objects are
+                prompts for the first frame.
             progress: told of batches of a search, and of objects followed.
 
         Returns:
