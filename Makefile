@@ -73,10 +73,10 @@ demo: $(READY)
 # Several processes with one thread each: in half the time of one process with several.
 test: lint $(QT5)/ready $(QT6)/ready
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-	@echo "The panel and drawn prompts with ikomia 0.16.1 and PyQt6:"
-	@$(QT6)/bin/python -m pytest -m qt
-	@echo "The same with ikomia 0.15.1 and PyQt5:"
-	@$(QT5)/bin/python -m pytest -m qt
+	@echo "The panel and drawn prompts with ikomia 0.16.1 and PyQt6, and beside them with ikomia 0.15.1 and PyQt5:"
+	@OMP_NUM_THREADS=1 $(QT5)/bin/python -m pytest -m qt tests/workflow > $(WORK)/qt5.log 2>&1 & beside=$$!; \
+		OMP_NUM_THREADS=1 $(QT6)/bin/python -m pytest -m qt tests/workflow; qt6=$$?; \
+		wait $$beside; qt5=$$?; cat $(WORK)/qt5.log; exit $$((qt5 || qt6))
 
 test-slow: $(READY)
 	@$(VENV)/bin/python -m pytest -m slow

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from ikomia import core, dataprocess
 from ikomia.core.task import TaskParam
 
-from infer_segment_anything_2.bridge.errors import in_a_sentence
-from infer_segment_anything_2.bridge.inputs import are_found, image_of, no_detections, place_of, pointed_at
+from infer_segment_anything_2.bridge.errors import WarnOnce, in_a_sentence
+from infer_segment_anything_2.bridge.inputs import NoDetections, are_found, disconnect, image_of, place_of, pointed_at
 from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, publish
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
 from infer_segment_anything_2.bridge.wire import check_names, from_text, to_text
@@ -57,6 +57,18 @@ class InferSegmentAnything2Param(TaskParam):
         return to_text(self.values)
 
 
+def while_alive(task: InferSegmentAnything2, act: Callable[[InferSegmentAnything2], object]) -> Callable[[], None]:
+    """A function that does `act` to `task` and does not hold it: for its parameters and outputs, which would keep it alive."""
+    reference = weakref.ref(task)
+
+    def act_on_it() -> None:
+        living = reference()
+        if living is not None:
+            act(living)
+
+    return act_on_it
+
+
 class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
     """Segment Anything 2 as a task of an Ikomia workflow.
 
@@ -66,29 +78,28 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
 
     def __init__(self, name: str, param: InferSegmentAnything2Param | None) -> None:
         dataprocess.CSemanticSegmentationTask.__init__(self, name)
-        self.add_input(no_detections())
-        self.set_output(OverlaidImage(), 0)
+        self.add_input(NoDetections())
+        # Ikomia empties the outputs when an edge is deleted, and before a run, in which it then fills the connected inputs.
+        self.set_output(OverlaidImage(while_alive(self, disconnect)), 0)
         own = InferSegmentAnything2Param() if param is None else copy.deepcopy(param)
         self.set_param_object(own)
         # Outputs follow from the parameters, also from those of a workflow that is loaded: Ikomia sets them on this object,
         # before it connects the tasks, and does not call the task (0.16.1).
-        task = weakref.ref(self)
-
-        def declare_outputs() -> None:
-            living = task()
-            if living is not None:
-                declare(living, own.values)
-                if not own.values.track:
-                    living.start_video()
-
-        self._told: set[str] = set()  #: warnings that are told once
+        self._warn_once = WarnOnce()
         self._sequence = Sequence(self._warn_once)
-        own.when_set = declare_outputs
-        declare_outputs()
+        own.when_set = while_alive(self, InferSegmentAnything2._follow_parameters)
+        own.when_set()
         self._segmenter: Segmenter | None = None  # held, so that it is not loaded again for the next run
         self._stop_requested = False
         self._masks: list[Masks] = []  #: of the last run
         self._progress: RunProgress | None = None  #: of the run that is under way
+
+    def _follow_parameters(self) -> None:
+        """What follows from the parameters before any run."""
+        parameters = self._parameters()
+        declare(self, parameters)
+        if not parameters.track:
+            self._sequence.start()
 
     def set_parameters(self, params: dict[str, str]) -> None:
         """Take new values, as text; RuntimeError for a value or a name that is not accepted, and then nothing is changed."""
@@ -134,8 +145,6 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
                 self._progress = None
             progress.fill()
             self.end_task_run()
-            # Before each run Ikomia puts the output of a connected task here; what is still here then is not connected.
-            self.set_input(no_detections(), 2)
 
     def _segment(self, progress: RunProgress) -> None:
         parameters = self._parameters()
@@ -168,11 +177,6 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         may_join = not is_typed and are_found(self.get_input(1), self.get_input(2))
         place = place_of(self.get_input(0))
         return [self._sequence.frame(segmenter, image, request, place, may_join=may_join, progress=progress.searched)]
-
-    def _warn_once(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
-            logger.warning(text)
 
     def _open_segmenter(self, parameters: Parameters) -> Segmenter:
         """The shared segmenter that `parameters` ask for, loaded if nobody in this process holds it."""

@@ -33,8 +33,6 @@ BACKGROUND = ("background", "0")
 #: Categories that name nothing: the one of a fresh item, and the side that needs no saying.
 NAMELESS = ("", "default", "foreground", "1")
 
-#: The name of input 2 while no task is connected to it: a connection puts the output of that task in its place.
-UNCONNECTED = "no detections connected"
 #: What ikomia (0.16.1) calls input 1 once a task is connected to it, also one that found nothing; "GraphicsInput" before.
 CONNECTED_GRAPHICS = "GraphicsOutput"
 
@@ -42,11 +40,34 @@ Warn = Callable[[str], None]
 """Tells a warning once, however often it is called with it."""
 
 
-def no_detections() -> dataprocess.CObjectDetectionIO:
-    """What input 2 is while no task is connected to it."""
-    made = dataprocess.CObjectDetectionIO()
-    made.name = UNCONNECTED
-    return made
+class NoDetections(dataprocess.CObjectDetectionIO):
+    """What input 2 is while no task is connected to it.
+
+    A connected detector's output takes its place before a run; instances of a connected task are copied into it.
+    """
+
+    def __init__(self) -> None:
+        dataprocess.CObjectDetectionIO.__init__(self)
+        self.is_filled = False  #: instances were copied into it, if only none
+
+    def clear_data(self) -> None:
+        """Forget the detections: what ikomia (0.16.1) does before it copies instances."""
+        dataprocess.CObjectDetectionIO.clear_data(self)
+        self.is_filled = True
+
+
+def disconnect(task: dataprocess.CSemanticSegmentationTask) -> None:
+    """Take from `task` the detections and graphics of other tasks; those still connected give them again before a run.
+
+    In place of a deleted edge ikomia (0.16.1) leaves an empty output, as of a detector that finds nothing; of a deleted task
+    it leaves what that gave last. Detections that somebody made in Python and put in by hand stay.
+    """
+    given = task.get_input(2)
+    is_by_hand = given is task.get_input(2)  # what ikomia made comes in a new wrapper each time
+    if isinstance(given, NoDetections) or not is_by_hand:
+        task.set_input(NoDetections(), 2)
+    if task.get_input(1).name == CONNECTED_GRAPHICS:
+        task.set_input(dataprocess.CGraphicsInput(), 1)
 
 
 def image_of(source: dataprocess.CImageIO) -> npt.NDArray[np.uint8]:
@@ -68,8 +89,11 @@ def place_of(source: dataprocess.CImageIO) -> Place:
 
 def are_found(graphics: dataprocess.CGraphicsInput, detections: dataprocess.CObjectDetectionIO) -> bool:
     """Whether a task is connected that finds objects, in each image other ones."""
-    # Instances are copied into the input that is there, whose name stays.
-    return detections.name != UNCONNECTED or detections.is_data_available() or graphics.name == CONNECTED_GRAPHICS
+    return _has_detections(detections) or graphics.name == CONNECTED_GRAPHICS
+
+
+def _has_detections(detections: dataprocess.CObjectDetectionIO) -> bool:
+    return not isinstance(detections, NoDetections) or detections.is_filled
 
 
 def pointed_at(
@@ -95,8 +119,7 @@ def pointed_at(
         ValueError: something typed or drawn that lies outside the image, or labels of another count than the points.
     """
     typed = objects_of(parameters, image_hw)
-    # Instances are copied into the input that is there, whose name stays.
-    has_detections = detections.name != UNCONNECTED or detections.is_data_available()
+    has_detections = _has_detections(detections)
     has_graphics = graphics.name == CONNECTED_GRAPHICS
     if typed is not None:
         if has_detections or has_graphics:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +23,19 @@ class OverlaidImage(dataprocess.CImageIO):
 
     ikomia's own overlay (seen in 0.15.1 and 0.16.1) blends the background with its colour, black, and fails on images
     with an alpha channel.
+
+    Args:
+        when_emptied: called whenever ikomia empties it: before each run, and when an edge to its task is deleted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, when_emptied: Callable[[], Any] = lambda: None) -> None:
         dataprocess.CImageIO.__init__(self, core.IODataType.IMAGE)
+        self._when_emptied = when_emptied
+
+    def clear_data(self) -> None:
+        """Forget the image."""
+        dataprocess.CImageIO.clear_data(self)
+        self._when_emptied()
 
     def get_image_with_mask(self, mask_io: dataprocess.CSemanticSegmentationIO) -> npt.NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB: the image with the masks of `mask_io` in their colours, or without any before a run."""

@@ -22,7 +22,8 @@ of all images and `results/failures.json` says why some have none; the exit stat
 interruption, or when there are more images: those that have their masks are left alone, unless their boxes are others now.
 
 With --boxes mask k of an image is that of its box k, in the order of the COCO file. A box outside the image or without area has
-an empty mask, an image without boxes no mask. Boxes are in pixels of the image turned as its EXIF data say.
+an empty mask, an image without boxes no mask. Boxes are in pixels of the image turned as its EXIF data say; an image that is of
+another size than the COCO file says counts as a failure.
 
 Ray replaces a worker that dies and gives its images out again. An image on which three workers died counts as a failure.
 """
@@ -126,9 +127,11 @@ class Job:
 
 
 class Detection(TypedDict):
-    """An annotation of a COCO file: `bbox` is x, y, width and height in pixels, `name` that of its category."""
+    """An annotation of a COCO file: `bbox` is x, y, width and height in pixels, `name` that of its category, `image_size` width
+    and height of its image, where the file says them."""
 
     bbox: list[float]
+    image_size: list[int] | None
     category_id: int
     name: str
     id: int | None
@@ -175,6 +178,7 @@ def read_detections(path: Path) -> Detections:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         images = {image["id"]: PurePosixPath(image["file_name"]).as_posix() for image in tree["images"]}
+        sizes = {image["id"]: [image.get("width"), image.get("height")] for image in tree["images"]}
         names = {category["id"]: category["name"] for category in tree["categories"]}
         annotations = [dict(annotation) for annotation in tree["annotations"]]
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -189,8 +193,10 @@ def read_detections(path: Path) -> Detections:
         bbox = annotation.get("bbox")
         if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(v, (int, float)) for v in bbox):
             raise ValueError(not_accepted(f"boxes: bbox of annotation {k}", bbox, "[x, y, width, height] in pixels"))
+        size = sizes[annotation["image_id"]]
         detection = Detection(
             bbox=bbox,
+            image_size=size if all(size) else None,
             category_id=annotation["category_id"],
             name=names[annotation["category_id"]],
             id=annotation.get("id"),
@@ -304,9 +310,19 @@ def segment(
 
 
 def as_object(detection: Detection, image_hw: tuple[int, int]) -> Object:
-    """What a detection points at; nothing, for an empty mask, if its box is outside the image or without area."""
+    """What a detection points at; nothing, for an empty mask, if its box is outside the image or without area.
+
+    Raises:
+        ValueError: the COCO file says that the image is of another size: the box would be somewhere else.
+    """
     from infer_segment_anything_2.segmentation.objects import Object, box_inside
 
+    size, in_file = [image_hw[1], image_hw[0]], detection["image_size"]
+    if in_file is not None and in_file != size:
+        raise ValueError(
+            f"boxes: the image is {in_file[0]} x {in_file[1]} in the COCO file; accepted is {size[0]} x {size[1]}, width and "
+            "height of the image in the folder, turned as its EXIF data say."
+        )
     x, y, width, height = detection["bbox"]
     return Object(
         box=box_inside([x, y, x + width, y + height], image_hw),

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from .masks import Masks
-from .painting import label_image
+from .painting import class_names, label_image
 
 #: The category of masks that nobody named.
 NAMELESS = "object"
@@ -85,6 +86,8 @@ def save_labels(path: str | os.PathLike[str], masks: Masks) -> None:
     """Write all masks as one PNG: 0 background, k + 1 where mask k is on top, smaller masks above larger ones; 8 bits a pixel,
     or 16 where there are more than 255 masks. A file that is there is replaced.
 
+    Its text entry "names" is a JSON list of the labels' names, "background" first: `Image.open(path).text["names"]` of Pillow.
+
     Raises:
         ValueError: more masks than 16 bits can number.
     """
@@ -92,7 +95,9 @@ def save_labels(path: str | os.PathLike[str], masks: Masks) -> None:
     if len(masks) > most:
         raise ValueError(f"{len(masks)} masks: accepted are at most {most} in a label image.")
     image = Image.fromarray(label_image(masks, most))
-    _replace(Path(path), lambda partial: image.save(partial, format="PNG"))
+    text = PngInfo()
+    text.add_text("names", json.dumps(class_names(masks, most)))
+    _replace(Path(path), lambda partial: image.save(partial, format="PNG", pnginfo=text))
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -29,6 +29,8 @@ from infer_segment_anything_2.segmentation.masks import Masks, encode
 
 SCRIPT = ROOT / "examples" / "segment_folder_on_ray.py"
 AUTOMATIC = {"points_per_side": "4", "iou_thresh": "0.3", "stability_score_thresh": "0.5", "use_m2m": "False"}
+#: Enough where nothing is tested that needs two: each start of a worker costs seconds.
+ONE_WORKER = ["--workers", "1"]
 BOX = {"input_box": "[60, 20, 260, 200]", "input_point": "[150, 100]", "multimask_output": "True"}
 
 
@@ -147,7 +149,7 @@ def test_a_folder_with_bad_images_is_segmented_and_only_what_is_missing_a_second
     for name in lost:
         (results / "images" / name).unlink()
     monkeypatch.setattr(example, "PLUGIN", tmp_path / "nowhere")
-    assert example.main(command) == 0
+    assert example.main([*command, *ONE_WORKER]) == 0
     assert "3 images segmented, 3 were before, 0 failed" in capsys.readouterr().out
     after = files(results)
     assert {name for name in after if after[name] != before.get(name)} == lost | {"cut.png.json"}
@@ -224,7 +226,7 @@ def test_boxes_of_a_coco_file_become_masks_with_its_categories_interrupted_and_r
     with monkeypatch.context() as patched:
         patched.setattr(example, "run", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            example.main(command)
+            example.main([*command, *ONE_WORKER])
     first = files(results)
     assert 6 <= len(first) < len(names)
     assert not (results / "masks.json").exists()
@@ -291,7 +293,7 @@ def test_killed_workers_lose_nothing_and_an_image_that_kills_each_is_left_out(
     images, results = tmp_path / "images", tmp_path / "results"
     names = photographs(images, 5)
     once, always = names[1], names[3]
-    slow = AUTOMATIC | {"points_per_side": "12", "multimask_output": "True"}  # so that the killer comes in time
+    slow = AUTOMATIC | {"points_per_side": "8", "multimask_output": "True"}  # so that the killer comes in time
     killer = Killer(results, {once: 1, always: example.MAX_DEATHS})
     killer.start()
     try:
@@ -352,7 +354,7 @@ def test_a_folder_without_images_is_refused(example, cluster, tmp_path, capsys):
 def test_what_no_worker_can_do_ends_the_run_with_its_reason(example, cluster, tmp_path, capfd, broken):
     photographs(tmp_path / "images", 1)
     results, weights = tmp_path / "results", tmp_path / "weights.pt"
-    command = arguments(tmp_path / "images", results, BOX)
+    command = [*arguments(tmp_path / "images", results, BOX), *ONE_WORKER]
     if broken == "weights":
         weights.write_text("not a checkpoint")
         command += ["--model_weight_file", str(weights)]
@@ -403,6 +405,22 @@ def test_what_is_wrong_with_a_file_of_boxes_is_said_before_anything_is_segmented
         example.main([*arguments(tmp_path / "images", tmp_path / "results", {}), "--boxes", str(file)])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("size", [{}, {"width": 320, "height": 240}, {"width": 0, "height": 0}])
+def test_a_box_counts_where_the_file_says_nothing_of_the_size_of_the_image_or_the_right_one(example, tmp_path, size):
+    tree = {"images": [IMAGE | size], "annotations": [BOXED], "categories": [CATEGORY]}
+    (tmp_path / "detections.json").write_text(json.dumps(tree))
+    (detection,) = example.read_detections(tmp_path / "detections.json").of_images["0.png"]
+    np.testing.assert_array_equal(example.as_object(detection, (240, 320)).box, [0, 0, 9, 9])
+
+
+def test_boxes_for_an_image_of_another_size_are_refused(example, tmp_path):
+    tree = {"images": [IMAGE | {"width": 640, "height": 480}], "annotations": [BOXED], "categories": [CATEGORY]}
+    (tmp_path / "detections.json").write_text(json.dumps(tree))
+    (detection,) = example.read_detections(tmp_path / "detections.json").of_images["0.png"]
+    with pytest.raises(ValueError, match="the image is 640 x 480 in the COCO file; accepted is 320 x 240, width"):
+        example.as_object(detection, (240, 320))
 
 
 def test_boxes_of_a_file_and_a_typed_prompt_are_not_taken_together(example, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
@@ -114,6 +115,13 @@ def test_labels_have_as_many_bits_as_they_need(tmp_path, count, bits):
     for k in sorted(range(count), key=lambda k: -masks.areas[k]):
         expected[masks[k]] = k + 1
     assert np.array_equal(labels, expected)
+
+
+def test_a_label_image_carries_the_names_of_its_labels(tmp_path):
+    masks = dataclasses.replace(squares(3), names=["cup", "", "Größe, 茶碗"])
+    save_labels(tmp_path / "labels.png", masks)
+    with Image.open(tmp_path / "labels.png") as image:
+        assert json.loads(image.text["names"]) == ["background", "cup", "mask 2 (0.75)", "Größe, 茶碗"]
 
 
 def test_the_task_saves_its_last_run(workflow, algo, astronaut, tmp_path):

@@ -21,12 +21,15 @@ MODELS = {
     "nano": oracle.nano_model,
     "tiny": lambda: random_model("configs/sam2/sam2_hiera_t.yaml"),
     "small": lambda: random_model("configs/sam2.1/sam2.1_hiera_s.yaml"),
-    # Another number of heads and size of windows; the others are smaller than a machine of the tests can run quickly.
+    # Another number of heads and size of windows.
     "base_plus": lambda: random_model("configs/sam2.1/sam2.1_hiera_b+.yaml"),
 }
 
 
-@pytest.mark.parametrize("name", ["nano", "tiny", "small", pytest.param("base_plus", marks=pytest.mark.slow)])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("small", "base_plus")]
+
+
+@pytest.mark.parametrize("name", ["nano", "tiny", *SLOW])
 def test_features_are_those_of_sam2(name):
     model = MODELS[name]()
     assert LeanImageEncoder.fits(model)

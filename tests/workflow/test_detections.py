@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import logging
+from pathlib import Path
 
 import numpy as np
+import oracle
 import pytest
 from conftest import NAME, PLUGINS, ROOT
 from ikomia import core, dataprocess
 from ikomia.dataprocess.workflow import Workflow
+from PIL import Image
 from pycocotools.coco import COCO
 from tools.detector import install
+
+import cv2  # isort: skip
 
 POT, PLATE, CUP = (150, 20, 150, 180), (20, 20, 100, 100), (290, 340, 200, 150)  # x, y, width, height
 
@@ -68,6 +76,7 @@ def typed(astronaut, *boxes) -> np.ndarray:
 THREE = (("pot", POT), ("plate", PLATE), ("cup", CUP))
 
 
+@pytest.mark.qt
 def test_three_detections_are_three_masks_of_their_names_equal_to_those_of_the_boxes_typed(astronaut, caplog):
     with caplog.at_level(logging.WARNING):
         workflow, algo = chain(Detector(*THREE), instance_output="True")
@@ -84,6 +93,15 @@ def test_three_detections_are_three_masks_of_their_names_equal_to_those_of_the_b
     assert not [r for r in caplog.records if r.name.startswith(NAME)]  # nothing to warn of
 
 
+def test_the_masks_of_detections_are_those_of_sam2(astronaut):
+    workflow, algo = chain(Detector(*THREE))
+    workflow.run_on(array=astronaut)
+    predictor = oracle.predictor(oracle.nano_model())
+    predictor.set_image(astronaut)
+    masks, _, _ = predictor.predict(box=np.array([xyxy(box) for _, box in THREE]), multimask_output=False)
+    np.testing.assert_array_equal(np.stack(list(algo.get_masks()[0])), masks[:, 0].astype(bool))
+
+
 @pytest.mark.parametrize("count", [1, 100, 300])
 def test_any_number_of_detections_is_as_many_masks(astronaut, count, caplog):
     rng = np.random.default_rng(0)
@@ -97,6 +115,7 @@ def test_any_number_of_detections_is_as_many_masks(astronaut, count, caplog):
     assert ("45 of the 300 are not painted" in caplog.text) == (count == 300)
 
 
+@pytest.mark.qt
 def test_a_detector_that_finds_nothing_gives_an_empty_result_and_one_warning(astronaut, caplog):
     detector = Detector()
     workflow, algo = chain(detector, instance_output="True", multimask_output="True")
@@ -209,6 +228,7 @@ def connected_to_graphics_alone(task) -> tuple[Workflow, dataprocess.CSemanticSe
     return workflow, algo
 
 
+@pytest.mark.qt
 @pytest.mark.parametrize("connect", [chain, connected_to_graphics_alone], ids=["as detections", "as graphics"])
 @pytest.mark.parametrize("task", [Detector(*THREE), Instances()], ids=["detections", "instances"])
 def test_each_thing_of_another_task_counts_once_by_its_box_with_its_name(astronaut, connect, task, caplog):
@@ -315,21 +335,190 @@ def test_an_empty_list_beside_another_prompt_says_nothing(astronaut):
     np.testing.assert_array_equal(labels_of(algo), typed(astronaut, CUP))
 
 
-def test_a_detector_that_is_disconnected_leaves_no_boxes_and_one_that_is_connected_later_counts(astronaut, caplog):
-    detector = Detector(*THREE)
-    workflow, algo = chain(detector, points_per_side="2", use_m2m="False", iou_thresh="0", stability_score_thresh="0")
-    workflow.run_on(array=astronaut)
-    (number,) = (i for i in workflow.get_task_ids() if workflow.get_task(i).name == NAME)
-    for edge in list(workflow.get_in_edges(number)):
+# Automatic mode that is quick and finds something.
+LOOSE = {"points_per_side": "2", "use_m2m": "False", "iou_thresh": "0", "stability_score_thresh": "0"}
+
+
+def number_of(workflow, task_name: str) -> int:
+    (number,) = (i for i in workflow.get_task_ids() if workflow.get_task(i).name == task_name)
+    return number
+
+
+def disconnect(workflow) -> None:
+    """Delete the edges to the plugin's graphics and detections."""
+    for edge in list(workflow.get_in_edges(number_of(workflow, NAME))):
         if workflow.get_edge_info(edge)[1] > 0:
             workflow.delete_edge(edge)
+
+
+@pytest.mark.qt
+@pytest.mark.parametrize("connect", [chain, connected_to_graphics_alone], ids=["as detections", "as graphics"])
+@pytest.mark.parametrize("task", [lambda: Detector(*THREE), Detector, Instances], ids=["some", "none", "instances"])
+def test_a_task_that_is_disconnected_leaves_no_boxes_and_one_that_is_connected_later_counts(astronaut, connect, task):
+    in_front = task()
+    workflow, algo = connect(in_front)
+    algo.set_parameters(LOOSE)
     workflow.run_on(array=astronaut)
-    assert "pot" not in names_of(algo)
+    found = names_of(algo)
+    disconnect(workflow)
+    for _ in range(2):
+        workflow.run_on(array=astronaut)
+        assert names_of(algo)[0].startswith("mask 1 (")  # automatic mode
+    workflow.connect_tasks(in_front, algo, [(1, 2)])
     workflow.run_on(array=astronaut)
-    assert names_of(algo)[0].startswith("mask 1 (")  # automatic mode
+    assert names_of(algo) == found
+
+
+def test_a_detector_that_is_disconnected_before_any_run_counts_for_nothing(astronaut):
+    workflow, algo = chain(Detector(*THREE), **LOOSE)
+    disconnect(workflow)
+    workflow.run_on(array=astronaut)
+    assert names_of(algo)[0].startswith("mask 1 (")
+
+
+@pytest.mark.parametrize("connect", [chain, connected_to_graphics_alone], ids=["as detections", "as graphics"])
+def test_a_detector_that_is_deleted_leaves_no_boxes(astronaut, connect):
+    workflow, algo = connect(Detector(*THREE))
+    algo.set_parameters(LOOSE)
+    workflow.run_on(array=astronaut)
+    workflow.delete_task(number_of(workflow, "detector"))
+    workflow.connect_tasks(workflow.root(), algo, [(0, 0)])
+    workflow.run_on(array=astronaut)
+    assert names_of(algo)[0].startswith("mask 1 (")
+
+
+@pytest.mark.qt
+@pytest.mark.parametrize("count", [0, 3])
+def test_instances_that_are_connected_as_detections_alone_count_also_where_there_are_none(astronaut, count):
+    instances = Instances(count)
+    workflow = Workflow("detections alone")
+    workflow.add_task(task=instances, auto_connect=True)
+    algo = workflow.add_task(name=NAME)
+    algo.set_parameters({"model_name": "sam2_hiera_nano"})
+    workflow.connect_tasks(instances, algo, [(0, 0), (1, 2)])
+    workflow.run_on(array=astronaut)
+    assert names_of(algo) == ["pot", "plate", "cup"][:count]
+
+
+@pytest.mark.qt
+def test_detections_that_are_put_in_by_hand_count_in_each_run_until_others_are(astronaut):
+    workflow, algo = chain()
+    for found in (THREE, THREE[1:2], ()):
+        detections = dataprocess.CObjectDetectionIO()
+        for k, (label, box) in enumerate(found):
+            detections.add_object(k, label, 0.9, *map(float, box), [255, 0, 0])
+        algo.set_input(detections, 2)
+        for _ in range(2):
+            workflow.run_on(array=astronaut)
+            assert names_of(algo) == [label for label, _ in found]
+
+
+@pytest.mark.qt
+def test_what_is_drawn_beside_a_detector_is_not_used_and_one_warning_says_so(astronaut, caplog):
+    detector = Detector(*THREE)
+    workflow = Workflow("drawn beside")
+    workflow.add_task(task=detector, auto_connect=True)
+    algo = workflow.add_task(name=NAME)
+    algo.set_parameters({"model_name": "sam2_hiera_nano"})
+    workflow.connect_tasks(detector, algo, [(0, 0), (1, 2)])  # input 1 is left to the user
+    graphics = dataprocess.CGraphicsInput()
+    graphics.set_items([core.CGraphicsRectangle(*CUP)])
+    algo.set_input(graphics, 1)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            workflow.run_on(array=astronaut)
+            assert names_of(algo) == ["pot", "plate", "cup"]
+    assert [r.getMessage() for r in caplog.records if r.name.startswith(NAME)] == [
+        "What is drawn is not used: the detections of the connected task count."
+    ]
+    disconnect(workflow)
+    workflow.run_on(array=astronaut)
+    np.testing.assert_array_equal(labels_of(algo), typed(astronaut, CUP))  # what was drawn is still there
     workflow.connect_tasks(detector, algo, [(1, 2)])
     workflow.run_on(array=astronaut)
     assert names_of(algo) == ["pot", "plate", "cup"]
+
+
+# --- folders and videos
+
+
+class BrightSquare(dataprocess.CObjectDetectionTask):
+    """Finds what is bright, in each image for itself."""
+
+    def __init__(self) -> None:
+        dataprocess.CObjectDetectionTask.__init__(self, "bright")
+
+    def get_progress_steps(self) -> int:
+        return 1
+
+    def run(self) -> None:
+        self.begin_task_run()
+        self.set_names(["square"])
+        box = bright_box(self.get_input(0).get_image())
+        if box:
+            self.add_object(0, 0, 0.9, *map(float, box))
+        self.end_task_run()
+
+
+def bright_box(image: np.ndarray) -> tuple[int, ...] | None:
+    """x, y, width and height of what is bright; None where nothing is."""
+    y, x = np.nonzero(image.min(axis=2) > 170)
+    return (int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1) if len(x) else None
+
+
+def with_square(left: int | None) -> np.ndarray:
+    """A grey image (240, 320, 3) with a white square that begins at the column `left`, or without one."""
+    image = np.full((240, 320, 3), 90, np.uint8)
+    if left is not None:
+        image[80:160, left : left + 80] = 250
+    return image
+
+
+#: Where the square is in each image; in one it is not.
+LEFTS = (20, None, 120, 200)
+
+
+def assert_each_has_its_own(results: list[np.ndarray], images: list[np.ndarray]) -> None:
+    """The label images are those of the box that each image has when it is typed."""
+    assert len(results) == len(images)
+    for labels, image in zip(results, images, strict=True):
+        box = bright_box(image)
+        assert labels.any() == (box is not None)
+        np.testing.assert_array_equal(labels, np.zeros(image.shape[:2]) if box is None else typed(image, box))
+
+
+def test_each_image_of_a_folder_has_the_boxes_found_in_it(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    images = [with_square(left) for left in LEFTS]
+    for k, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{k}.png")
+    workflow, _ = chain(BrightSquare())
+    workflow.set_output_folder(str(tmp_path / "results"))
+    workflow.run_on(folder=str(folder))
+    files = [Path(workflow.get_last_run_folder()) / f"{NAME}{k}.json" for k in range(len(LEFTS))]
+    pictures = [io.BytesIO(base64.b64decode(json.loads(file.read_text())["mask"])) for file in files]
+    assert_each_has_its_own([np.array(Image.open(picture)) for picture in pictures], images)
+
+
+def test_each_frame_of_a_video_has_the_boxes_found_in_it(tmp_path):
+    path = str(tmp_path / "video.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 10, (320, 240))
+    for left in LEFTS:
+        writer.write(with_square(left))
+    writer.release()
+    capture = cv2.VideoCapture(path)
+    frames = [cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB) for _ in LEFTS]
+    workflow, algo = chain(BrightSquare())
+    run, results = algo.run, []
+    algo.run = lambda: (run(), results.append(labels_of(algo)))
+    workflow.set_auto_save(True)
+    workflow.set_output_folder(str(tmp_path / "results"))
+    workflow.run_on(path=path)
+    assert_each_has_its_own(results, frames)
+    saved = Path(workflow.get_last_run_folder()) / NAME / "SemanticSegIO_1.json"
+    # Of a task behind another ikomia (0.16.1) writes each frame over the one before, as the README says.
+    assert len(json.loads(saved.read_text())) == 1
 
 
 # --- tasks behind the plugin
@@ -352,9 +541,27 @@ def test_outputs_follow_from_the_parameters_before_any_run(algo):
         assert kinds() == expected
 
 
+def test_outputs_can_be_exposed_before_any_run_and_a_workflow_that_exposes_them_loads(astronaut, tmp_path):
+    workflow, _ = chain(Detector(), multimask_output="True", instance_output="True")
+    for index in (2, 3, 4):
+        workflow.add_output("", number_of(workflow, NAME), index)
+    assert workflow.get_output_count() == 3
+
+    workflow, _ = chain(input_box=str(xyxy(CUP)), multimask_output="True", instance_output="True")
+    exposed = [{"index": 2, "description": "second"}, {"index": 3}, {"index": 4, "description": "instances"}]
+    workflow.save(str(tmp_path / "exposed.json"), exposed_outputs={NAME: exposed})
+    loaded = Workflow("loaded")
+    loaded.load(str(tmp_path / "exposed.json"))
+    assert loaded.get_output_count() == 3
+    loaded.run_on(array=astronaut)
+    second, third, instances = loaded.get_outputs()
+    assert second.get_mask().any()
+    assert third.get_mask().any()
+    assert len(instances.get_objects()) == 3
+
+
 def test_in_automatic_mode_the_second_and_third_candidate_stay_empty(astronaut):
-    loose = {"points_per_side": "2", "use_m2m": "False", "iou_thresh": "0", "stability_score_thresh": "0"}
-    workflow, algo = chain(multimask_output="True", **loose)
+    workflow, algo = chain(multimask_output="True", **LOOSE)
     algo.set_parameters({"input_box": str(xyxy(POT))})
     workflow.run_on(array=astronaut)
     assert all(labels_of(algo, k).any() for k in (1, 2, 3))
