@@ -37,6 +37,7 @@ class WarnOnce:
         self._told: set[str] = set()
 
     def __call__(self, text: str) -> None:
+        """Tell it, unless it has been told."""
         if text not in self._told:
             self._told.add(text)
             logger.warning(text)

@@ -123,6 +123,8 @@ class Sequence:
         """The masks of a frame with which a sequence begins, unless there is nothing to follow."""
         tracker = segmenter.tracker(place.frame_count)
         percent, threshold = request.input_size_percent, request.mask_threshold
+        if request.search is None and not any(thing.is_prompt for thing in request.objects):
+            return Masks(image.shape[:2], [], np.zeros(0, np.float32), is_followed=True)
         masks = segmenter.follow(tracker, image, input_size_percent=percent)
         objects: list[Object] | Masks = request.objects
         if request.search is not None:

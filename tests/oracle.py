@@ -99,21 +99,27 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def video_model(
-    config: Path, weights: dict[str, torch.Tensor], apply_postprocessing: bool = True
+    config: Path, weights: dict[str, torch.Tensor], strict: bool = True, **changed: int
 ) -> SAM2VideoPredictor:
-    """A SAM2VideoPredictor as sam2's build_sam2_video_predictor makes it, but without filling holes."""
+    """A SAM2VideoPredictor as sam2's build_sam2_video_predictor makes it, but without filling holes.
+
+    Args:
+        config: a YAML.
+        weights: of the model; without `strict` those that are missing stay random.
+        changed: entries of the config.
+    """
     tree = OmegaConf.load(config).model
+    tree.update(changed)
     tree._target_ = "sam2.sam2_video_predictor.SAM2VideoPredictor"
     tree.fill_hole_area = 0
-    if apply_postprocessing:
-        tree.binarize_mask_from_pts_for_mem_enc = True
-        tree.sam_mask_decoder_extra_args = {
-            "dynamic_multimask_via_stability": True,
-            "dynamic_multimask_stability_delta": 0.05,
-            "dynamic_multimask_stability_thresh": 0.98,
-        }
+    tree.binarize_mask_from_pts_for_mem_enc = True
+    tree.sam_mask_decoder_extra_args = {
+        "dynamic_multimask_via_stability": True,
+        "dynamic_multimask_stability_delta": 0.05,
+        "dynamic_multimask_stability_thresh": 0.98,
+    }
     model = instantiate(tree, _recursive_=True)
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, strict=strict)
     return _on_all_threads(model.eval(), "_run_single_frame_inference", "_run_memory_encoder")
 
 

@@ -4,49 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import ikomia  # noqa: F401 - before cv2, which comes with it
 import numpy as np
 import oracle
 import pytest
 import sam2
 import torch
-from skimage import data
+from benchmarks.compare import tiny_checkpoint
+from tools.video import darkened, moving_window, that_loses_what_is_dark, that_remembers, that_sees
 
 from infer_segment_anything_2.segmentation.masks import Masks
 from infer_segment_anything_2.segmentation.objects import Object
 from infer_segment_anything_2.segmentation.segmenter import Segmenter
 
-import cv2  # isort: skip
-
 CONFIGS = Path(sam2.__file__).parent / "configs"
+NANO = oracle.MODELS / "sam2_hiera_nano.yaml"
 POINT = Object(np.float32([[120, 60]]), np.int32([1]))
 TWO_POINTS = Object(np.float32([[120, 60], [30, 200]]), np.int32([1, 0]))
 BOX = Object(box=np.float32([70, 20, 190, 130]))
-BOX_AND_POINT = Object(np.float32([[130, 70]]), np.int32([1]), np.float32([60, 10, 200, 150]))
+BOX_AND_POINT = Object(np.float32([[230, 160]]), np.int32([1]), np.float32([160, 90, 310, 230]))
 FOUR = [POINT, BOX, BOX_AND_POINT, TWO_POINTS]
+#: A side of the model's input at which the bundled model takes a quarter of the time.
+SMALL = {"image_size": 256}
 
 
-def moving_window(count: int) -> list[np.ndarray]:
-    """Frames (240, 320, 3) uint8 RGB of a window that wanders over a photograph."""
-    photo = cv2.resize(data.astronaut(), (420, 340))
-    way = (50 + 48 * np.sin(np.arange(count)[:, None] / np.array([9, 14]))).astype(int)
-    return [np.ascontiguousarray(photo[y : y + 240, x : x + 320]) for x, y in way]
-
-
-def biased(model: torch.nn.Module, by: float) -> torch.nn.Module:
-    """The model with all scores of objects raised: those of untrained heads are about 0, and masks would be empty."""
-    with torch.no_grad():
-        model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.add_(by)
-    return model
-
-
-@pytest.fixture(scope="module")
-def nano_that_sees():
-    return biased(oracle.nano_model(), 10)
-
-
-def of_sam2(model: torch.nn.Module, config: Path) -> torch.nn.Module:
-    return oracle.video_model(config, model.state_dict())
+def video_nano(**config: int) -> torch.nn.Module:
+    """A SAM2VideoPredictor with the bundled weights and a memory that matters."""
+    model = oracle.video_model(NANO, oracle.nano_model().state_dict(), **config)
+    return that_sees(that_remembers(model))
 
 
 def prompt(theirs: torch.nn.Module, state: dict, objects: dict[int, Object], frame: int = 0) -> None:
@@ -56,8 +40,11 @@ def prompt(theirs: torch.nn.Module, state: dict, objects: dict[int, Object], fra
         theirs.add_new_points_or_box(state, frame, number, box=thing.box, **given)
 
 
-def follow(segmenter: Segmenter, frames: list[np.ndarray], new: dict[int, list[Object]], **known: int) -> list[Masks]:
+def follow(
+    model: torch.nn.Module, frames: list[np.ndarray], new: dict[int, list[Object] | Masks], **known: int
+) -> list[Masks]:
     """The masks of each frame, of objects that begin in the frames of `new`."""
+    segmenter = Segmenter(model)
     tracker = segmenter.tracker(**known)
     found = []
     for k, frame in enumerate(frames):
@@ -76,13 +63,81 @@ def ious(ours: list[Masks], theirs: list[np.ndarray]) -> np.ndarray:
     return np.array([[oracle.iou(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(ours, theirs, strict=True)])
 
 
-def test_sixty_frames_with_a_point_a_box_both_and_four_objects_at_once(nano_that_sees):
-    frames = moving_window(60)
-    theirs = of_sam2(nano_that_sees, oracle.MODELS / "sam2_hiera_nano.yaml")
+def areas(masks: list[np.ndarray]) -> np.ndarray:
+    """(frames, objects): pixels."""
+    return np.array([of_frame.sum(axis=(1, 2)) for of_frame in masks])
+
+
+def assert_same_through(theirs: torch.nn.Module, frames: list[np.ndarray]) -> None:
+    """The masks of the four objects are sam2's in each frame; they are seen, and they are not the same."""
     state = oracle.video_state(theirs, frames)
     prompt(theirs, state, dict(enumerate(FOUR)))
     expected = oracle.followed(theirs, state)
-    areas = np.array([masks.sum(axis=(1, 2)) for masks in expected])
-    assert (areas > 0).mean() > 0.9  # they are seen, and more than once
-    ours = follow(Segmenter(nano_that_sees), frames, {0: FOUR})
+    assert (areas(expected) > 0).mean() > 0.9
+    assert oracle.iou(expected[-1][0], expected[-1][2]) < 0.9
+    assert ious(follow(theirs, frames, {0: FOUR}), expected).min() >= 0.995
+
+
+def test_sixty_frames_with_a_point_a_box_both_and_four_objects_at_once():
+    assert_same_through(video_nano(**SMALL), moving_window(60))
+
+
+def test_ten_frames_at_the_models_own_size():
+    assert_same_through(video_nano(), moving_window(10))
+
+
+@pytest.mark.slow
+def test_sixty_frames_at_the_models_own_size():
+    assert_same_through(video_nano(), moving_window(60))
+
+
+def test_what_comes_later_joins_and_the_others_go_on():
+    theirs, frames = video_nano(**SMALL), moving_window(12)
+    state = oracle.video_state(theirs, frames)
+    prompt(theirs, state, {0: BOX})
+    before = oracle.followed(theirs, state, 0, 6)
+    prompt(theirs, state, {1: POINT, 2: BOX_AND_POINT}, frame=5)
+    expected = before[:5] + oracle.followed(theirs, state, 5)
+    assert (areas(expected[5:]) > 0).all()
+    ours = follow(theirs, frames, {0: [BOX], 5: [POINT, BOX_AND_POINT]})
+    assert [len(masks) for masks in ours] == [1] * 5 + [3] * 7
+    for part in (slice(5), slice(5, 12)):
+        assert ious(ours[part], expected[part]).min() >= 0.995
+
+
+def test_masks_that_are_given_are_followed_as_sam2_does():
+    theirs, frames = video_nano(**SMALL), moving_window(8)
+    given = Segmenter(theirs).predict(frames[0], [BOX, BOX_AND_POINT])[0]
+    state = oracle.video_state(theirs, frames)
+    for number, mask in enumerate(given):
+        theirs.add_new_mask(state, 0, number, mask)
+    expected = oracle.followed(theirs, state)
+    assert (areas(expected) > 0).all()
+    assert ious(follow(theirs, frames, {0: given})[1:], expected[1:]).min() >= 0.995
+
+
+def test_an_object_that_disappears_has_an_empty_mask_and_comes_back():
+    model = that_loses_what_is_dark(oracle.nano_model())
+    theirs = oracle.video_model(NANO, model.state_dict())
+    frames = darkened(moving_window(7), range(3, 5))
+    state = oracle.video_state(theirs, frames)
+    prompt(theirs, state, {0: BOX})
+    expected = oracle.followed(theirs, state)
+    assert [bool(mask.any()) for mask in expected] == [True] * 3 + [False] * 2 + [True] * 2
+    assert ious(follow(theirs, frames, {0: [BOX]}), expected).min() >= 0.995
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["sam2/sam2_hiera_t.yaml", "sam2.1/sam2.1_hiera_t.yaml"])
+def test_random_weights_in_a_released_architecture(config, tmp_path):
+    """Those of SAM 2.1 know how many frames a video has, if they are few."""
+    torch.manual_seed(0)
+    weights = torch.load(tiny_checkpoint(tmp_path), weights_only=True)["model"]
+    theirs = that_sees(oracle.video_model(CONFIGS / config, weights, strict=False))
+    frames, objects = moving_window(10), {0: BOX, 1: POINT}
+    state = oracle.video_state(theirs, frames)
+    prompt(theirs, state, objects)
+    expected = oracle.followed(theirs, state)
+    assert (areas(expected) > 0).all()
+    ours = follow(theirs, frames, {0: list(objects.values())}, frame_count=10)
     assert ious(ours, expected).min() >= 0.995
