@@ -29,7 +29,7 @@ from .objects import Object, kinds, stacked
 from .progress import Progress
 from .sam2_package import SAM2Base, SeenMasks, decode_in_video, encode_memory, get_1d_sine_pe, masks_in_video
 
-#: Objects that go through the model together. Each has 30 MB of memories and 30 MB of masks there with a released model.
+#: Objects that go through the model together: each takes some 40 MB there with a released model.
 MAX_FOLLOWED_AT_ONCE = 8
 
 
