@@ -110,7 +110,7 @@ class Sequence:
 
     def _is_same(self, image: npt.NDArray[np.uint8], place: Place) -> bool:
         """Whether the frame is the last one again."""
-        return place.position is not None and place == self._place and np.array_equal(image, self._image)
+        return self._image is not None and place == self._place and np.array_equal(image, self._image)
 
     def _first(
         self,

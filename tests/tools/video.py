@@ -6,6 +6,7 @@ turned up. That makes no good masks, but masks that differ where anything in the
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import ikomia  # noqa: F401 - before cv2, which comes with it
@@ -16,12 +17,20 @@ from skimage import data
 import cv2  # isort: skip
 
 
+def window(number: int, hw: tuple[int, int] = (240, 320)) -> np.ndarray:
+    """A frame (H, W, 3) uint8 RGB of a window that wanders over a photograph without end."""
+    (height, width), (x, y) = hw, (50 + 48 * np.sin(number / np.array([9, 14]))).astype(int)
+    return np.ascontiguousarray(_photo(hw)[y : y + height, x : x + width])
+
+
+@functools.cache
+def _photo(hw: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(data.astronaut(), (hw[1] + 100, hw[0] + 100))
+
+
 def moving_window(count: int, hw: tuple[int, int] = (240, 320)) -> list[np.ndarray]:
-    """Frames (H, W, 3) uint8 RGB of a window that wanders over a photograph."""
-    height, width = hw
-    photo = cv2.resize(data.astronaut(), (width + 100, height + 100))
-    way = (50 + 48 * np.sin(np.arange(count)[:, None] / np.array([9, 14]))).astype(int)
-    return [np.ascontiguousarray(photo[y : y + height, x : x + width]) for x, y in way]
+    """The first frames of the window."""
+    return [window(number, hw) for number in range(count)]
 
 
 def write_video(path: Path, frames: list[np.ndarray]) -> Path:

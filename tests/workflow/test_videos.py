@@ -5,6 +5,7 @@ That the masks are sam2's is compared in tests/parity/test_videos_of_sam2.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -235,6 +236,16 @@ def test_a_video_of_one_frame(seeing, tmp_path):
     seen.workflow.run_on(path=str(path))
     seen.workflow.run_on(path=str(path))  # the same position and picture: the same frame
     assert seen.rles == Seen(seeing, {"input_box": BOX}).on(*frames_of(path)).rles * 2
+
+
+def test_a_video_is_followed_after_one_that_is_damaged(seeing, video, tmp_path):
+    content = video.read_bytes()
+    (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
+    seen = Seen(seeing, {"input_box": BOX})
+    with contextlib.suppress(RuntimeError):  # or the last good frame is run on again, as it happens (ikomia 0.16.1)
+        seen.workflow.run_on(path=str(tmp_path / "cut.avi"))
+    seen.workflow.run_on(path=str(video))
+    assert seen.rles[-FRAMES:] == Seen(seeing, {"input_box": BOX}).on(*frames_of(video)).rles
 
 
 def test_two_tasks_follow_two_videos_in_turn_and_in_threads(seeing):
