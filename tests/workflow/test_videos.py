@@ -5,11 +5,11 @@ That the masks are sam2's is compared in tests/parity/test_videos_of_sam2.py.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,21 +31,26 @@ TWO_BOXES = "[[70, 20, 190, 130], [160, 90, 310, 230]]"
 AUTOMATIC = {"points_per_side": "4", "iou_thresh": "0.3", "stability_score_thresh": "0.5", "use_m2m": "False"}
 
 
-def saved(model: torch.nn.Module, path: Path) -> dict[str, str]:
-    torch.save({"model": model.state_dict()}, path)
-    return {"model_name": "sam2_hiera_nano", "model_weight_file": str(path), "track": "True"}
+def parameters_of(change: Callable[[torch.nn.Module], torch.nn.Module], folder: Path) -> dict[str, str]:
+    """Parameters that follow objects with the bundled weights, changed, at an input of 128 pixels, which saves time."""
+    config, weights = folder / "small.yaml", folder / "weights.pt"
+    bundled = oracle.MODELS / "sam2_hiera_nano.yaml"
+    config.write_text(bundled.read_text().replace("image_size: 512", "image_size: 128"))
+    model = change(oracle.video_model(config, oracle.nano_model().state_dict()))
+    torch.save({"model": model.state_dict()}, weights)
+    return {"config_file": str(config), "model_weight_file": str(weights), "track": "True"}
 
 
 @pytest.fixture(scope="module")
 def seeing(tmp_path_factory) -> dict[str, str]:
     """Parameters that follow objects with weights for which all are seen."""
-    return saved(that_sees(oracle.nano_model()), tmp_path_factory.mktemp("weights") / "seeing.pt")
+    return parameters_of(that_sees, tmp_path_factory.mktemp("seeing"))
 
 
 @pytest.fixture(scope="module")
 def losing(tmp_path_factory) -> dict[str, str]:
     """Parameters that follow objects with weights for which those in black frames are not seen."""
-    return saved(that_loses_what_is_dark(oracle.nano_model()), tmp_path_factory.mktemp("weights") / "losing.pt")
+    return parameters_of(that_loses_what_is_dark, tmp_path_factory.mktemp("losing"))
 
 
 @pytest.fixture
@@ -69,6 +74,8 @@ class Seen:
         self.algo.run = lambda: (run(), self._keep())
 
     def _keep(self) -> None:
+        if not self.algo.get_masks():  # the run was stopped
+            return
         output = self.algo.get_output(1)
         self.masks += self.algo.get_masks()
         self.names.append(list(output.get_class_names())[1:])
@@ -224,7 +231,7 @@ def test_a_detector_that_never_finds_anything_costs_no_encoding(seeing):
 def test_a_prompt_outside_the_frame_is_refused_and_the_next_one_followed(seeing):
     frames = moving_window(2)
     seen = Seen(seeing, {"input_box": "[400, 20, 500, 130]"})
-    with pytest.raises(RuntimeError, match=r"input_box: entry 1 .*outside"):
+    with pytest.raises(RuntimeError, match="is outside the image"):
         seen.on(frames[0])
     seen.algo.set_parameters({"input_box": BOX})
     assert seen.on(*frames).rles == Seen(seeing, {"input_box": BOX}).on(*frames).rles
@@ -236,16 +243,6 @@ def test_a_video_of_one_frame(seeing, tmp_path):
     seen.workflow.run_on(path=str(path))
     seen.workflow.run_on(path=str(path))  # the same position and picture: the same frame
     assert seen.rles == Seen(seeing, {"input_box": BOX}).on(*frames_of(path)).rles * 2
-
-
-def test_a_video_is_followed_after_one_that_is_damaged(seeing, video, tmp_path):
-    content = video.read_bytes()
-    (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
-    seen = Seen(seeing, {"input_box": BOX})
-    with contextlib.suppress(RuntimeError):  # or the last good frame is run on again, as it happens (ikomia 0.16.1)
-        seen.workflow.run_on(path=str(tmp_path / "cut.avi"))
-    seen.workflow.run_on(path=str(video))
-    assert seen.rles[-FRAMES:] == Seen(seeing, {"input_box": BOX}).on(*frames_of(video)).rles
 
 
 def test_two_tasks_follow_two_videos_in_turn_and_in_threads(seeing):
@@ -310,9 +307,9 @@ def test_stop_leaves_the_sequence_where_it_was(seeing, monkeypatch):
     seen = Seen(seeing, {"input_box": TWO_BOXES}).on(*frames[:2])
     report = RunProgress.searched
     with monkeypatch.context() as patch:
-        patch.setattr(RunProgress, "searched", lambda *told: (seen.workflow.stop(), report(*told)))
-        with pytest.raises(RuntimeError):
-            seen.on(frames[2])
+        patch.setattr(RunProgress, "searched", lambda *told: (seen.algo.stop(), report(*told)))
+        seen.on(frames[2])
+    assert len(seen.masks) == 2  # nothing came of the run
     assert seen.on(frames[2]).rles == Seen(seeing, {"input_box": TWO_BOXES}).on(*frames).rles
 
 
