@@ -23,7 +23,7 @@ from infer_segment_anything_2.segmentation.objects import (
 )
 from infer_segment_anything_2.segmentation.parameters import Parameters
 from infer_segment_anything_2.segmentation.prompt_text import Labels
-from infer_segment_anything_2.segmentation.request import objects_of
+from infer_segment_anything_2.segmentation.request import is_typed, objects_of
 from infer_segment_anything_2.segmentation.sequence import Place
 
 logger = logging.getLogger(__name__)
@@ -87,9 +87,11 @@ def place_of(source: dataprocess.CImageIO) -> Place:
     return Place(source.source_file_path, source.get_current_pos(), source.get_video_frame_count() or None)
 
 
-def are_found(graphics: dataprocess.CGraphicsInput, detections: dataprocess.CObjectDetectionIO) -> bool:
-    """Whether a task is connected that finds objects, in each image other ones."""
-    return _has_detections(detections) or graphics.name == CONNECTED_GRAPHICS
+def are_found(
+    graphics: dataprocess.CGraphicsInput, detections: dataprocess.CObjectDetectionIO, parameters: Parameters
+) -> bool:
+    """Whether the objects of a run are those that a connected task finds, in each image other ones."""
+    return not is_typed(parameters) and (_has_detections(detections) or graphics.name == CONNECTED_GRAPHICS)
 
 
 def _has_detections(detections: dataprocess.CObjectDetectionIO) -> bool:
