@@ -92,7 +92,7 @@ def to_coco(
         for k, (rle, area, box) in enumerate(zip(masks.rles, masks.areas, masks.boxes_xyxy.tolist(), strict=True)):
             x0, y0, x1, y1 = box
             category = categories.setdefault(masks.name_of(k) or NAMELESS, len(categories) + 1)
-            annotation = {
+            annotation: dict[str, Any] = {
                 "id": len(annotations) + 1,
                 "image_id": len(entries),
                 "category_id": category,
