@@ -150,7 +150,7 @@ class Parameters(BaseModel):
         "",
         MODEL,
         "Own weights",
-        "A .pt file of your own, such as a fine-tuned SAM 2; it is used instead of the download of model_name.",
+        "A fine-tuned SAM 2 of your own (.pt, .ckpt, .safetensors); it is used instead of the download of model_name.",
         "the path of a file, or empty",
     )
     config_file: FileName = _declare(

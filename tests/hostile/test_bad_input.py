@@ -35,7 +35,7 @@ FORM = {
 }
 WHOLE = "accepted is a whole number, {} or more"
 FRACTION = "accepted is a number from 0 to 1"
-WEIGHTS = "Accepted: the path of a .pt file with the weights of a SAM 2 model, or empty."
+WEIGHTS = "Accepted: the path of a .pt file (or .safetensors, .ckpt) with the weights of a SAM 2 model, or empty."
 YAML = "accepted is the path of a YAML file, a config of the sam2 package such as configs/sam2/sam2_hiera_s.yaml, or empty."
 TOO_MANY = (
     "makes more than 1000000 points to ask the model at; accepted is fewer points per side, such as 32, or fewer crop "
@@ -160,8 +160,8 @@ TABLE = [
     ("a NUL in a path", {"model_weight_file": "my\0.pt"}, f"model_weight_file: my\\x00.pt cannot be opened (embedded null byte). {WEIGHTS}"),
     ("a line break in a path", {"model_weight_file": "/tmp/my\n.pt"}, f"model_weight_file: /tmp/my\\n.pt does not exist. {WEIGHTS}"),
     ("an address for weights", {"model_weight_file": "https://example.org/my.pt"}, f"model_weight_file: https:/example.org/my.pt does not exist. {WEIGHTS}"),
-    ("empty weights", {"model_weight_file": "{folder}/empty"}, f"model_weight_file: {{folder}}/empty is cut off or no checkpoint: it is not a complete torch.save file. {WEIGHTS}"),
-    ("a text for weights", {"model_weight_file": "{folder}/text"}, f"model_weight_file: {{folder}}/text is cut off or no checkpoint: it is not a complete torch.save file. {WEIGHTS}"),
+    ("empty weights", {"model_weight_file": "{folder}/empty"}, f"model_weight_file: {{folder}}/empty is cut off or no checkpoint: it is not a complete torch.save or safetensors file. {WEIGHTS}"),
+    ("a text for weights", {"model_weight_file": "{folder}/text"}, f"model_weight_file: {{folder}}/text is cut off or no checkpoint: it is not a complete torch.save or safetensors file. {WEIGHTS}"),
     ("a zip of photos for weights", {"model_weight_file": "{folder}/photos.zip"}, f"model_weight_file: {{folder}}/photos.zip is damaged or no checkpoint: torch cannot read it. {WEIGHTS}"),
     ("weights with one wrong bit", {"model_weight_file": "{folder}/flipped.pt"}, f"model_weight_file: {{folder}}/flipped.pt is damaged: what it holds as …/data/… is not what was written. {WEIGHTS}"),
     ("weights with a hole", {"model_weight_file": "{folder}/hole.pt"}, f"model_weight_file: {{folder}}/hole.pt is damaged: what it holds as …/data/… is not what was written. {WEIGHTS}"),
@@ -175,7 +175,7 @@ TABLE = [
     ("a NUL in a config path", {"config_file": "my\0.yaml"}, f"config_file 'my\\x00.yaml' cannot be opened (embedded null byte); {YAML}"),
     ("weights for a config", {"config_file": str(NANO)}, f"config_file {NANO} cannot be read: it is larger than 20000 bytes. Accepted: a YAML file like those in sam2/configs."),
     ("an empty config", {"config_file": "{folder}/empty"}, "config_file {folder}/empty: model: None is not accepted; accepted is a mapping with a _target_, as in the files of sam2/configs."),
-    ("a training config", {"config_file": "configs/sam2.1_training/sam2.1_hiera_b+_MOSE_finetune.yaml"}, "config_file …_MOSE_finetune.yaml: vos.train_transforms[[]0]._target_: 'training.dataset.transforms.ComposeAPI' is not accepted; accepted is a torch.nn.Module class of the sam2 package, such as sam2.modeling.sam2_base.SAM2Base."),
+    ("a training config", {"config_file": "configs/sam2.1_training/sam2.1_hiera_b+_MOSE_finetune.yaml"}, "config_file …_MOSE_finetune.yaml says how sam2 trains a model (it has a trainer), and is no config of a model. Accepted: configs/sam2.1/sam2.1_hiera_b+.yaml, the config of the model that it trains; or empty, with model_name set to that model."),
     ("a config with a negative size", {"config_file": "{folder}/image_size_-1.yaml"}, "config_file: the model that {folder}/image_size_-1.yaml describes fails (Trying to create tensor with negative dimension …). Accepted: the YAML with which the weights were trained."),
     # --- images
     ("no pixels", {}, "The input image is empty or missing. Accepted is an image of one pixel or more.", np.zeros((0, 0, 3), np.uint8)),
