@@ -27,7 +27,7 @@ from .images import resize_percent
 from .mask_generator import MaskGenerator
 from .masks import MAX_LABELS, RLE, Masks, empty, encode, ranked
 from .memory import BatchSize, in_batches, memory_errors
-from .model_loader import load_model
+from .model_loader import load_model, missing_for_video
 from .objects import Object, kinds, stacked
 from .own_files import own_path
 from .progress import Progress
@@ -36,7 +36,7 @@ from .sam2_package import SAM2Base, SeenMasks
 from .search import AutomaticSettings
 from .surroundings import own_settings
 from .threads import steady_threads
-from .tracker import Tracker, missing_for_video
+from .tracker import Tracker
 
 #: Prompted objects in one call of the mask decoder: each takes some 10 MB there with a released model.
 MAX_OBJECTS_AT_ONCE = 64
@@ -176,8 +176,8 @@ class Segmenter:
         missing = missing_for_video(self.predictor.model)
         if missing:
             raise ValueError(
-                f"track: True is not accepted with these weights, which have no {missing}; accepted are the released models, "
-                "and weights that were saved with the parts for videos."
+                f"track: True is not accepted with these weights, which lack {', '.join(missing)}; accepted are the models "
+                "that model_name names, and weights that were saved with their parts for videos."
             )
         return Tracker(self.predictor, frame_count)
 

@@ -27,7 +27,7 @@ from .memory import BatchSize, in_batches
 from .memory_attention import LeanMemoryAttention
 from .objects import Object, kinds, stacked
 from .progress import Progress
-from .sam2_package import SAM2Base, SeenMasks, decode_in_video, encode_memory, get_1d_sine_pe, masks_in_video
+from .sam2_package import SeenMasks, decode_in_video, encode_memory, get_1d_sine_pe, masks_in_video
 
 #: Objects that go through the model together: each takes some 40 MB there with a released model.
 MAX_FOLLOWED_AT_ONCE = 8
@@ -57,13 +57,6 @@ class _Group:
 
     def __len__(self) -> int:
         return len(self.prompted.pointers)
-
-
-def missing_for_video(model: SAM2Base) -> str:
-    """What the model lacks to follow objects, for a sentence; empty where it lacks nothing."""
-    parts = {"memory_attention": model.memory_attention, "memory_encoder": model.memory_encoder}
-    lacking = [name for name, part in parts.items() if part is None]
-    return ", ".join(lacking if lacking or model.num_maskmem > 0 else ["num_maskmem"])
 
 
 class Tracker:

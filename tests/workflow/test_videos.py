@@ -280,6 +280,18 @@ def test_a_forked_process_goes_on_with_the_video(seeing):
     assert of_child == seen.on(frames[2]).rles[2][0]["counts"]
 
 
+def test_weights_without_what_remembers_segment_images_and_say_why_they_do_not_follow(seeing, tmp_path):
+    state = torch.load(seeing["model_weight_file"], weights_only=True)["model"]
+    for_images = {name: tensor for name, tensor in state.items() if not name.startswith("memory_")}
+    torch.save(for_images, tmp_path / "images.pt")
+    seen = Seen(seeing, {"model_weight_file": str(tmp_path / "images.pt"), "input_box": BOX})
+    (frame,) = moving_window(1)
+    with pytest.raises(RuntimeError, match=r"track: True .* which lack memory_attention, memory_encoder;"):
+        seen.on(frame)
+    seen.algo.set_parameters({"track": "False"})
+    assert seen.on(frame).rles == Seen(seeing, {"track": "False", "input_box": BOX}).on(frame).rles
+
+
 def test_three_candidates_are_not_asked_for_and_that_is_said_once(seeing, caplog):
     with caplog.at_level(logging.WARNING):
         seen = Seen(seeing, {"input_box": BOX, "multimask_output": "True"}).on(*moving_window(2))
