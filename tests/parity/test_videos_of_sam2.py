@@ -23,8 +23,10 @@ TWO_POINTS = Object(np.float32([[120, 60], [30, 200]]), np.int32([1, 0]))
 BOX = Object(box=np.float32([70, 20, 190, 130]))
 BOX_AND_POINT = Object(np.float32([[230, 160]]), np.int32([1]), np.float32([160, 90, 310, 230]))
 FOUR = [POINT, BOX, BOX_AND_POINT, TWO_POINTS]
-#: A side of the model's input at which the bundled model takes a quarter of the time.
-SMALL = {"image_size": 256}
+#: Sides of the model's input at which the bundled model takes less time.
+SMALL, SMALLER = {"image_size": 256}, {"image_size": 128}
+#: At 0 the masks of followed objects have but a few pixels: the memory is not trained.
+MASK_THRESHOLD = -1.0
 
 
 def video_nano(**config: int) -> torch.nn.Module:
@@ -48,10 +50,10 @@ def follow(
     tracker = segmenter.tracker(**known)
     found = []
     for k, frame in enumerate(frames):
-        masks = segmenter.follow(tracker, frame)
+        masks = segmenter.follow(tracker, frame, mask_threshold=MASK_THRESHOLD)
         rles, scores = list(masks.rles), list(masks.scores)
         if k in new:
-            _, added = segmenter.begin(tracker, frame, new[k])
+            _, added = segmenter.begin(tracker, frame, new[k], mask_threshold=MASK_THRESHOLD)
             rles, scores = rles + added.rles, scores + list(added.scores)
         found.append(Masks(frame.shape[:2], rles, np.float32(scores)))
     return found
@@ -72,18 +74,14 @@ def assert_same_through(theirs: torch.nn.Module, frames: list[np.ndarray]) -> No
     """The masks of the four objects are sam2's in each frame; they are seen, and they are not the same."""
     state = oracle.video_state(theirs, frames)
     prompt(theirs, state, dict(enumerate(FOUR)))
-    expected = oracle.followed(theirs, state)
+    expected = oracle.followed(theirs, state, mask_threshold=MASK_THRESHOLD)
     assert (areas(expected) > 0).mean() > 0.9
-    assert oracle.iou(expected[-1][0], expected[-1][2]) < 0.9
-    assert ious(follow(theirs, frames, {0: FOUR}), expected).min() >= 0.995
+    assert oracle.iou(expected[-1][0], expected[-1][2]) < 0.95
+    assert ious(follow(theirs, frames, {0: FOUR}), expected).min() >= 0.9995  # a missing pointer makes 0.998 of it
 
 
 def test_sixty_frames_with_a_point_a_box_both_and_four_objects_at_once():
     assert_same_through(video_nano(**SMALL), moving_window(60))
-
-
-def test_ten_frames_at_the_models_own_size():
-    assert_same_through(video_nano(), moving_window(10))
 
 
 @pytest.mark.slow
@@ -92,12 +90,12 @@ def test_sixty_frames_at_the_models_own_size():
 
 
 def test_what_comes_later_joins_and_the_others_go_on():
-    theirs, frames = video_nano(**SMALL), moving_window(12)
+    theirs, frames = video_nano(**SMALLER), moving_window(12)
     state = oracle.video_state(theirs, frames)
     prompt(theirs, state, {0: BOX})
-    before = oracle.followed(theirs, state, 0, 6)
+    before = oracle.followed(theirs, state, 0, 6, MASK_THRESHOLD)
     prompt(theirs, state, {1: POINT, 2: BOX_AND_POINT}, frame=5)
-    expected = before[:5] + oracle.followed(theirs, state, 5)
+    expected = before[:5] + oracle.followed(theirs, state, 5, mask_threshold=MASK_THRESHOLD)
     assert (areas(expected[5:]) > 0).all()
     ours = follow(theirs, frames, {0: [BOX], 5: [POINT, BOX_AND_POINT]})
     assert [len(masks) for masks in ours] == [1] * 5 + [3] * 7
@@ -106,12 +104,12 @@ def test_what_comes_later_joins_and_the_others_go_on():
 
 
 def test_masks_that_are_given_are_followed_as_sam2_does():
-    theirs, frames = video_nano(**SMALL), moving_window(8)
+    theirs, frames = video_nano(**SMALLER), moving_window(8)
     given = Segmenter(theirs).predict(frames[0], [BOX, BOX_AND_POINT])[0]
     state = oracle.video_state(theirs, frames)
     for number, mask in enumerate(given):
         theirs.add_new_mask(state, 0, number, mask)
-    expected = oracle.followed(theirs, state)
+    expected = oracle.followed(theirs, state, mask_threshold=MASK_THRESHOLD)
     assert (areas(expected) > 0).all()
     assert ious(follow(theirs, frames, {0: given})[1:], expected[1:]).min() >= 0.995
 
@@ -122,7 +120,7 @@ def test_an_object_that_disappears_has_an_empty_mask_and_comes_back():
     frames = darkened(moving_window(7), range(3, 5))
     state = oracle.video_state(theirs, frames)
     prompt(theirs, state, {0: BOX})
-    expected = oracle.followed(theirs, state)
+    expected = oracle.followed(theirs, state, mask_threshold=MASK_THRESHOLD)
     assert [bool(mask.any()) for mask in expected] == [True] * 3 + [False] * 2 + [True] * 2
     assert ious(follow(theirs, frames, {0: [BOX]}), expected).min() >= 0.995
 
@@ -137,7 +135,7 @@ def test_random_weights_in_a_released_architecture(config, tmp_path):
     frames, objects = moving_window(10), {0: BOX, 1: POINT}
     state = oracle.video_state(theirs, frames)
     prompt(theirs, state, objects)
-    expected = oracle.followed(theirs, state)
+    expected = oracle.followed(theirs, state, mask_threshold=MASK_THRESHOLD)
     assert (areas(expected) > 0).all()
     ours = follow(theirs, frames, {0: list(objects.values())}, frame_count=10)
     assert ious(ours, expected).min() >= 0.995

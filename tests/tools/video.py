@@ -60,15 +60,14 @@ def that_sees(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def that_remembers(model: torch.nn.Module, cross: float = 30, tokens: float = 10, sharp: float = 3) -> torch.nn.Module:
-    """The model with a memory that matters to its masks."""
+def that_remembers(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with a memory that matters to its masks: they differ from object to object."""
     with torch.no_grad():
         for layer in model.memory_attention.layers:
-            attention = layer.cross_attn_image
-            attention.out_proj.weight.mul_(cross)
-            attention.q_proj.weight.mul_(sharp)
-            attention.k_proj.weight.mul_(sharp)
-        model.memory_encoder.out_proj.weight.mul_(tokens)
+            layer.cross_attn_image.out_proj.weight.mul_(10)
+        model.memory_encoder.out_proj.weight.mul_(5)
+        model.memory_encoder.mask_downsampler.encoder[-1].weight.mul_(10)
+        model.obj_ptr_proj.layers[-1].weight.mul_(3)
     return model
 
 
