@@ -138,10 +138,8 @@ def video_state(model: SAM2VideoPredictor, frames: list[np.ndarray], frame_count
     return state
 
 
-def followed(
-    model: SAM2VideoPredictor, state: dict, start: int = 0, stop: int | None = None, mask_threshold: float = 0
-) -> list[np.ndarray]:
-    """The masks (N, H, W) of each frame from `start` to before `stop`, through propagate_in_video."""
+def followed(model: SAM2VideoPredictor, state: dict, start: int = 0, stop: int | None = None) -> list[np.ndarray]:
+    """The logits (N, H, W) of each frame from `start` to before `stop`, through propagate_in_video."""
     stop = len(state["images"]) if stop is None else stop
     frames = model.propagate_in_video(state, start_frame_idx=start, max_frame_num_to_track=stop - start - 1)
-    return [(logits[:, 0] > mask_threshold).numpy() for _, _, logits in frames]
+    return [logits[:, 0].numpy() for _, _, logits in frames]
