@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from ikomia import core, dataprocess
-from ikomia.core.task import TaskParam
 
 from infer_segment_anything_2.bridge.errors import WarnOnce, in_a_sentence
-from infer_segment_anything_2.bridge.inputs import NoDetections, are_found, disconnect, image_of, place_of, pointed_at
+from infer_segment_anything_2.bridge.inputs import (
+    NoDetections,
+    are_found,
+    disconnect,
+    image_of,
+    place_of,
+    pointed_at,
+    refuse_float16,
+)
+from infer_segment_anything_2.bridge.live import Turns
 from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, publish, while_alive
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
-from infer_segment_anything_2.bridge.wire import check_names, from_text, to_text
-from infer_segment_anything_2.segmentation.export import get_polygons, save_coco, save_labels, save_yolo
+from infer_segment_anything_2.bridge.results import TaskWithMasks
+from infer_segment_anything_2.bridge.wire import InferSegmentAnything2Param, News, check_names
 from infer_segment_anything_2.segmentation.masks import Masks
 from infer_segment_anything_2.segmentation.memory import memory_errors
 from infer_segment_anything_2.segmentation.own_files import blamed_on_config, check_files
 from infer_segment_anything_2.segmentation.parameters import Parameters, cuda_is_available
-from infer_segment_anything_2.segmentation.polygons import DEFAULT_TOLERANCE, Polygon
 from infer_segment_anything_2.segmentation.request import Request, make_request, ways_to_more
 from infer_segment_anything_2.segmentation.sequence import Sequence
 
@@ -31,33 +38,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
-class InferSegmentAnything2Param(TaskParam):
-    """The parameters as Ikomia keeps them: text outside, :class:`Parameters` inside."""
-
-    def __init__(self) -> None:
-        TaskParam.__init__(self)
-        self.values = Parameters()
-        self.when_set: Callable[[], Any] = lambda: None  #: called with every change
-
-    def __deepcopy__(self, memo: dict) -> InferSegmentAnything2Param:
-        """The same values for another task."""
-        made = InferSegmentAnything2Param()
-        made.values = self.values
-        return made
-
-    @in_a_sentence
-    def set_values(self, params: dict[str, str]) -> None:
-        """Take new values; raises ValueError and changes nothing when one of them is not accepted."""
-        self.values = from_text(self.values, {name: params[name] for name in params})
-        self.when_set()
-
-    def get_values(self) -> dict[str, str]:
-        """All values as text, under every name that they may be set by."""
-        return to_text(self.values)
+#: The values that choose a model, of the parameters.
+model_of = attrgetter("model_name", "model_weight_file", "config_file", "cuda", "apply_postprocessing")
 
 
-class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
+class InferSegmentAnything2(TaskWithMasks):
     """Segment Anything 2 as a task of an Ikomia workflow.
 
     Inputs: 0 the image, 1 drawn graphics, 2 detections of another task. Outputs: 0 the image, 1 the label image (with
@@ -65,7 +50,7 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
     """
 
     def __init__(self, name: str, param: InferSegmentAnything2Param | None) -> None:
-        dataprocess.CSemanticSegmentationTask.__init__(self, name)
+        super().__init__(name)
         self.add_input(NoDetections())
         # Ikomia empties the outputs when an edge is deleted, and before a run, in which it then fills the connected inputs.
         self.set_output(OverlaidImage(while_alive(self, disconnect)), 0)
@@ -77,9 +62,10 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         self._sequence = Sequence(self._warn_once)
         own.when_set = while_alive(self, InferSegmentAnything2._follow_parameters)
         own.when_set()
+        self._turns = Turns()
         self._segmenter: Segmenter | None = None  # held, so that it is not loaded again for the next run
+        self._model: tuple = ()  #: what it was opened with
         self._stop_requested = False
-        self._masks: list[Masks] = []  #: of the last run
         self._progress: RunProgress | None = None  #: of the run that is under way
 
     def _follow_parameters(self) -> None:
@@ -97,6 +83,13 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
             raise RuntimeError(str(error)) from error  # what Ikomia makes of an error in set_values
         super().set_parameters(params)
 
+    @in_a_sentence
+    def update_static_outputs(self) -> None:
+        """Called by Ikomia with a new input, before anything else: it fails in OpenCV at an image of float16 (0.16.1), and says
+        nothing of it."""
+        refuse_float16(self.get_input(0))
+        super().update_static_outputs()
+
     def get_progress_steps(self) -> int:
         """How far Studio's bar goes in one run."""
         return PROGRESS_STEPS
@@ -113,19 +106,42 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         self._sequence.start()
 
     def stop(self) -> None:
-        """End a running download, or automatic mode within one batch."""
+        """End a running download, automatic mode within one batch, or a stroke and those that wait."""
         super().stop()
         self._stop_requested = True
+        self._turns.give_up()
 
     @in_a_sentence
     def run(self) -> None:
         """Segment the image of input 0."""
+        with self._turns.run():
+            self._compute(self._parameters())
+
+    def is_graphics_changed_listening(self) -> bool:
+        """Whether a stroke segments: where `live` is on, once a run has loaded the model that the parameters ask for."""
+        parameters = self._parameters()
+        return parameters.live and self._model == model_of(parameters) and self.get_input(0).is_data_available()
+
+    def graphics_changed(self) -> None:
+        """Called by Studio with every stroke, and when something drawn is removed: segment what is drawn now."""
+        self._turns.stroke(self._answer_stroke, self._tell)
+
+    def _answer_stroke(self) -> None:
+        # Asked again: the parameters may have changed while the stroke waited.
+        if self.is_graphics_changed_listening() and self._compute(self._parameters(), is_live=True):
+            self.emit_output_changed()
+
+    def _compute(self, parameters: Parameters, is_live: bool = False) -> bool:
+        """Do one run, or one stroke; whether it came to its end."""
         self._stop_requested = False
+        self._warn_once.last = ""
         self._progress = progress = RunProgress(self.emit_step_progress, lambda: self._stop_requested)
+        is_done = False
         with memory_errors():
             try:
                 self.begin_task_run()
-                self._segment(progress)
+                self._segment(parameters, progress, is_live)
+                is_done = True
             except StopRequested:
                 logger.info("Stopped by the user.")
             finally:
@@ -133,20 +149,28 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
                 self._progress = None
             progress.fill()
             self.end_task_run()
+        self._tell(self._warn_once.last)
+        return is_done
 
-    def _segment(self, progress: RunProgress) -> None:
-        parameters = self._parameters()
-        image = image_of(self.get_input(0))
+    def _segment(self, parameters: Parameters, progress: RunProgress, is_live: bool) -> None:
+        intensity_range = parameters.intensity_range.value
+        image = image_of(self.get_input(0), intensity_range)
+        self.get_output(0).intensity_range = intensity_range
         image_hw = image.shape[:2]
         objects = pointed_at(self.get_input(1), self.get_input(2), parameters, image_hw, self._warn_once)
+        if objects is None and is_live:
+            self._warn_once("Nothing is drawn any more: the result is empty. A run searches the whole image.")
+            objects = []
         request = make_request(parameters, objects, image_hw)
-        segmenter = self._open_segmenter(parameters)
+        segmenter = (is_live and self._segmenter) or self._open_segmenter(parameters)
         progress.check()
         with blamed_on_config(parameters.config_file):
-            self._masks = self._masks_of(segmenter, image, request, progress)
-        if request.search and not len(self._masks[0]):
+            masks = self._masks_of(segmenter, image, request, progress)
+        progress.check()
+        self._masks = masks
+        if request.search and not len(masks[0]):
             logger.warning("No mask was found: %s.", ways_to_more(parameters))
-        publish(self, self._masks, parameters)
+        publish(self, masks, parameters)
 
     def _masks_of(
         self, segmenter: Segmenter, image: npt.NDArray[np.uint8], request: Request, progress: RunProgress
@@ -160,6 +184,13 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         may_join = are_found(self.get_input(1), self.get_input(2), parameters)
         place = place_of(self.get_input(0))
         return [self._sequence.frame(segmenter, image, request, place, may_join=may_join, progress=progress.searched)]
+
+    def _tell(self, text: str, is_fault: bool = False) -> None:
+        """Bring to the panel what the last run or stroke has to say; empty: nothing."""
+        own, news = self.get_param_object(), News(text, is_fault)
+        if own.news != news:
+            own.news = news
+            self.emit_parameters_changed()
 
     def _open_segmenter(self, parameters: Parameters) -> Segmenter:
         """The shared segmenter that `parameters` ask for, loaded if nobody in this process holds it."""
@@ -178,66 +209,8 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
                 apply_postprocessing=parameters.apply_postprocessing,
                 on_download=self._progress.downloaded if self._progress else None,
             )
+        self._model = model_of(parameters)
         return self._segmenter
-
-    def get_image_with_mask(self) -> npt.NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB: the image with the masks of output 1 in their colours, its background untouched."""
-        return self.get_output(0).get_image_with_mask(self.get_output(1))
-
-    def get_masks(self) -> list[Masks]:
-        """The masks of the last run: one set, or with multimask_output and a prompt three, one for each candidate."""
-        # Ikomia empties the outputs before each run: after one that failed nothing of an earlier image is left to be saved.
-        return list(self._masks) if self.get_output(1).is_data_available() else []
-
-    def get_polygons(self, candidate: int = 0, tolerance: float = DEFAULT_TOLERANCE) -> list[list[Polygon]]:
-        """The outlines of the masks of the last run: for each mask a list with one polygon (P, 2) for each of its parts.
-
-        Args:
-            candidate: 0, 1 or 2 with multimask_output and a prompt.
-            tolerance: how far in pixels a polygon may run from the edges of the mask's pixels; 0: it is exact.
-        """
-        return get_polygons(self._candidate(candidate), tolerance)
-
-    def save_coco(
-        self,
-        path: str,
-        file_name: str = "image",
-        candidate: int = 0,
-        polygons: bool = False,
-        tolerance: float = DEFAULT_TOLERANCE,
-    ) -> None:
-        """Write all masks of the last run with scores and boxes as a COCO JSON file.
-
-        Args:
-            path: the file to write; one that is there is replaced.
-            file_name: what the file says the image is called.
-            candidate: 0, 1 or 2 with multimask_output and a prompt.
-            polygons: polygons in place of run lengths.
-            tolerance: of the polygons, as in :meth:`get_polygons`.
-        """
-        save_coco(path, {file_name: self._candidate(candidate)}, polygons, tolerance)
-
-    def save_yolo(self, path: str, candidate: int = 0, tolerance: float = DEFAULT_TOLERANCE) -> None:
-        """Write all masks of the last run as YOLO's segmentation labels, and the names of classes into data.yaml beside them.
-
-        Args:
-            path: the text file to write; one that is there is replaced, while names in data.yaml keep their indices.
-            candidate: 0, 1 or 2 with multimask_output and a prompt.
-            tolerance: how far in pixels a polygon may run from the exact one.
-        """
-        save_yolo(path, self._candidate(candidate), tolerance)
-
-    def save_labels(self, path: str, candidate: int = 0) -> None:
-        """Write all masks of the last run as one PNG or TIFF of labels; of 16 bits a pixel beyond 255 masks."""
-        save_labels(path, self._candidate(candidate))
-
-    def _candidate(self, index: int) -> Masks:
-        masks = self.get_masks()
-        if not masks:
-            raise ValueError("There are no masks to save yet: run the workflow first.")
-        if index not in range(len(masks)):
-            raise ValueError(f"candidate is {index!r}; accepted is 0 to {len(masks) - 1} after the last run.")
-        return masks[index]
 
     def _parameters(self) -> Parameters:
         return self.get_param_object().values

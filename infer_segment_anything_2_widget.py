@@ -1,42 +1,48 @@
-"""The panel of Ikomia Studio, built from the declaration of the parameters: an editor for each, with its limits and help.
-
-ikomia 0.16 is built on Qt 6 and uses PyQt6, older ones Qt 5 and PyQt5. The classes are taken from whichever binding the
-installed ikomia itself uses, and only names that both have: enums are spelled out in full, which PyQt6 (6.2) wants and
-PyQt5 (5.15) takes.
-"""
+"""The panel of Ikomia Studio: its drawing tools, and parameters as `bridge/editors.py` makes editors of them."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
-from fractions import Fraction
-from importlib import import_module
 from typing import Any
 
 from ikomia import core, dataprocess
-from ikomia.utils import pyqtutils, qtconversion
+from ikomia.utils import qtconversion
 
-from infer_segment_anything_2.infer_segment_anything_2_process import InferSegmentAnything2Param
+from infer_segment_anything_2.bridge.editors import (
+    LABEL_SPACING,
+    Field,
+    Note,
+    on_the_panel,
+    qt,
+    qtcore,
+    stack,
+    tool_tip,
+)
+from infer_segment_anything_2.bridge.wire import SAVE_COCO, SAVE_LABELS, InferSegmentAnything2Param, News
 from infer_segment_anything_2.segmentation import parameters as declared
 from infer_segment_anything_2.segmentation.checkpoints import catalogue_entry, checkpoint_state
+from infer_segment_anything_2.segmentation.messages import shown
 from infer_segment_anything_2.segmentation.own_files import own_path
-
-_binding = pyqtutils.QWidget.__module__.partition(".")[0]  # "PyQt6" or "PyQt5"
-qtcore: Any = import_module(f"{_binding}.QtCore")
-qt: Any = import_module(f"{_binding}.QtWidgets")
 
 #: Width in pixels, at least, that the panel is laid out for.
 NARROWEST = 320
-LABEL_SPACING, ROW_SPACING, GROUP_SPACING = 3, 8, 12
+ROW_SPACING, GROUP_SPACING = 8, 12
 
+SIDES = "Category: Background, or with Foreground the name of the object."
 HELP = {
-    "": "Choose a tool, draw on the image, press Apply. With nothing drawn and nothing typed, all objects are "
-    "segmented: automatic mode.",
     "tool_point": "Click on the object. Points on the Background side say what does not belong to it.",
     "tool_box": "Drag a box around an object. Each box gives a mask of its own.",
     "tool_scribble": "Draw a line over the object. Lines on the Background side say what does not belong to it.",
-    "tool_select": "Click what is drawn to select it, then move or delete it.",
+    "tool_select": "Click what is drawn to select it, then move it, or delete it with the Del key.",
+    "category_foreground": "What is drawn next is on the object. Category: the name of the object, or Foreground.",
+    "category_background": "Points and scribbles drawn next are off the object that was drawn last. Category: Background.",
+    "object_name": "What the object that is drawn next is called: points and scribbles of one name are one object. Category: "
+    "this name; without one: Foreground.",
+    "next_object": "What is drawn next is another object, with a new name.",
+    "save_coco": "Write the masks of the last result with names, scores and boxes as a COCO JSON file.",
+    "save_labels": "Write the labels of the last result as a PNG: 0 background, 1 the first object.",
+    "reset": "Show the default values; Apply sends them.",
 }
 TOOLS = {
     "tool_point": ("Point", core.GraphicsShape.POINT),
@@ -50,277 +56,46 @@ ARMED = """QPushButton:checked {
     border: 1px solid palette(highlight); border-radius: 3px; padding: 3px;
 }"""
 CATEGORIES = {"category_foreground": "Foreground", "category_background": "Background"}
-FILE_KINDS = {
-    "model_weight_file": "Weights (*.pt *.pth *.ckpt *.safetensors);;All files (*)",
-    "config_file": "YAML files (*.yaml *.yml);;All files (*)",
-}
+#: What can be saved: the name of its button, the action of the task, the kind of file and its ending.
+SAVES = {"save_coco": (SAVE_COCO, "COCO (*.json)", ".json"), "save_labels": (SAVE_LABELS, "PNG (*.png)", ".png")}
+#: Of the model's parameters those that few need.
+RARE = ("model_weight_file", "config_file", "apply_postprocessing", "input_size_percent")
 
 
-class Note(qt.QLabel):
-    """A line of text that wraps, takes no room while empty, and is calm, or red where it tells of a fault."""
+class Fold(qt.QWidget):
+    """A heading that shows or hides the rows under it."""
 
-    def __init__(self, text: str = "") -> None:
+    def __init__(self, name: str, title: str, rows: list[Any]) -> None:
         super().__init__()
-        self.setWordWrap(True)
-        self.setTextFormat(qtcore.Qt.TextFormat.PlainText)
-        self._is_fault = False
-        self._colour = ""
-        self.tell(text)
+        self.heading = qt.QToolButton()
+        self.heading.setObjectName(name)
+        self.heading.setText(title)
+        self.heading.setCheckable(True)
+        self.heading.setStyleSheet("QToolButton { border: none }")  # a heading, not one more button
+        self.heading.setToolButtonStyle(qtcore.Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.heading.toggled.connect(self.open)
+        self.rows = qt.QWidget()
+        stack(rows, qt.QVBoxLayout(self.rows), ROW_SPACING).setContentsMargins(0, 0, 0, 0)
+        stack([self.heading, self.rows], qt.QVBoxLayout(self), ROW_SPACING).setContentsMargins(0, 0, 0, 0)
+        self.open(False)
 
-    def tell(self, text: str, is_fault: bool = False) -> None:
-        """Show `text`; an empty one hides the note."""
-        self._is_fault = is_fault
-        self.setText(_breakable(text))
-        if not text:
-            self.hide()
-        elif self.parentWidget() is not None:  # without a parent it would be a window of its own
-            self.show()
-        self._paint_text()
-
-    def changeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Keep the text readable when Studio changes between its light and its dark theme."""
-        super().changeEvent(event)
-        if event.type() == qtcore.QEvent.Type.PaletteChange:
-            self._paint_text()
-
-    def _paint_text(self) -> None:
-        """The colour as a style sheet: Studio has one of its own, which would win over a palette."""
-        palette = (self.parentWidget() or qt.QApplication.instance()).palette()
-        text, ground = palette.windowText().color(), palette.window().color()
-        if self._is_fault:
-            colour = "#ff9a8d" if text.lightness() > ground.lightness() else "#b3261e"
-        else:
-            pairs = zip(text.getRgb()[:3], ground.getRgb()[:3], strict=True)
-            colour = "#" + "".join(f"{round(0.72 * a + 0.28 * b):02x}" for a, b in pairs)
-        if colour != self._colour:  # a style sheet that is set changes the palette again
-            self._colour = colour
-            self.setStyleSheet(f"color: {colour}")
-
-
-class CheckEditor(qt.QCheckBox):
-    """True or False."""
-
-    def read(self) -> str:
-        """The state as text."""
-        return str(self.isChecked())
-
-    def write(self, value: bool) -> None:
-        """Show `value`."""
-        self.setChecked(value)
-
-    def when_edited(self, slot: Callable[..., None]) -> None:
-        """Have `slot` called with every change."""
-        self.toggled.connect(slot)
-
-
-class ModelEditor(qt.QComboBox):
-    """The models by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.addItems(declared.MODEL_NAMES)
-        self.setSizeAdjustPolicy(qt.QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setFocusPolicy(qtcore.Qt.FocusPolicy.StrongFocus)
-        self.read, self.write = self.currentText, self.setCurrentText
-        self.when_edited = self.currentTextChanged.connect
-
-    def wheelEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Change nothing while the user only scrolls past."""
-        super().wheelEvent(event) if self.hasFocus() else event.ignore()
-
-
-class TextEditor(qt.QLineEdit):
-    """Text of any length, such as a path or coordinates."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.setMaxLength(2**31 - 1)  # Qt's own default cuts a long list of points after 32767 characters
-        example = declared.about(name)["example"]
-        self.setPlaceholderText(f"e.g. {example}" if example else "")
-        self.read = self.text
-        self.when_edited = self.textChanged.connect
-
-    def write(self, value: str) -> None:
-        """Show `value` from its beginning."""
-        self.setText(value)
-        self.setCursorPosition(0)
-
-
-class NumberEditor(qt.QAbstractSpinBox):
-    """A number of any size and precision, or None where the parameter may be that; arrows, keys and wheel step it.
-
-    QSpinBox ends at 2^31 and QDoubleSpinBox rounds to its decimals: neither holds every value that a parameter may have.
-    Anything can be typed; what is wrong with it is said beside the editor.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._limits = declared.limits(name)
-        self._step = Fraction(str(declared.about(name)["step"]))
-        self._kind = declared.type_name(name)
-        self._may_be_none = self._kind == "int or None"
-        self.setFocusPolicy(qtcore.Qt.FocusPolicy.StrongFocus)
-        self.setFixedWidth(self.fontMetrics().horizontalAdvance("0.333333") + 44)
-        self.when_edited = self.lineEdit().textChanged.connect
-        self.read = self.text
-
-    def minimum(self) -> float | None:
-        """The lowest number, None where there is none."""
-        return self._limits.minimum
-
-    def maximum(self) -> float | None:
-        """The highest number, None where there is none."""
-        return self._limits.maximum
-
-    def write(self, value: float | None) -> None:
-        """Show `value`, a long fraction with six digits."""
-        text = str(value)
-        self.lineEdit().setText(text if len(text) < 9 or isinstance(value, int) else f"{value:.6g}")
-        self.lineEdit().setCursorPosition(0)
-
-    def number(self) -> float | None:
-        """The number that is shown; None for None.
-
-        Raises:
-            ValueError: it is not a finite number.
-        """
-        text = self.text().strip()
-        if self._may_be_none and text.lower() in ("", "none"):
-            return None
-        if self._kind.startswith("int"):
-            return int(text)
-        if not math.isfinite(float(text)):
-            raise ValueError(text)
-        return float(text)
-
-    def stepEnabled(self) -> Any:  # noqa: N802 - Qt's name
-        """Which arrows lead anywhere."""
-        flags = qt.QAbstractSpinBox.StepEnabledFlag
-        try:
-            number = self.number()
-        except ValueError:
-            return flags.StepNone
-        low, high, _ = self._limits
-        down = number is not None and (self._may_be_none or low is None or number > low)
-        up = number is None or high is None or number < high
-        if down and up:
-            return flags.StepDownEnabled | flags.StepUpEnabled
-        return flags.StepDownEnabled if down else flags.StepUpEnabled if up else flags.StepNone
-
-    def stepBy(self, steps: int) -> None:  # noqa: N802 - Qt's name
-        """To the next multiple of the step, so that 512/1500 becomes 0.35, and no farther than the limits."""
-        try:
-            number = self.number()
-        except ValueError:
-            return
-        low, high, is_open = self._limits
-        if number is None or (self._may_be_none and number == low and steps < 0):
-            self.write(low if steps > 0 else None)
-            return
-        place = Fraction(str(number)) / self._step
-        new = ((math.floor(place) if steps > 0 else math.ceil(place)) + steps) * self._step
-        if low is not None:
-            new = max(new, Fraction(low))
-        if high is not None:
-            new = min(new, max(Fraction(high) - self._step, Fraction(str(number))) if is_open else Fraction(high))
-        self.write(int(new) if self._kind.startswith("int") else float(new))
-        self.selectAll()
-
-    def wheelEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Change nothing while the user only scrolls past."""
-        super().wheelEvent(event) if self.hasFocus() else event.ignore()
-
-
-class BrowseButton(qt.QToolButton):
-    """Picks a file for an editor."""
-
-    def __init__(self, editor: TextEditor) -> None:
-        name = editor.objectName()
-        super().__init__()
-        self.setText("…")
-        self.setObjectName(f"browse_{name}")
-        self.setToolTip("Choose a file")
-        self.setAccessibleName(f"Choose a file: {declared.label(name)}")
-        self._editor = editor
-        self.clicked.connect(self._choose)
-
-    def _choose(self) -> None:
-        name = self._editor.objectName()
-        title, folder = declared.label(name), os.path.dirname(self._editor.text())
-        path, _ = qt.QFileDialog.getOpenFileName(self.window(), title, folder, FILE_KINDS[name])
-        if path:  # empty: cancelled
-            self._editor.write(path)
-
-
-class Field:
-    """A parameter on the panel: its label and editor in a row, and a note under it."""
-
-    def __init__(self, name: str) -> None:
-        label = declared.label(name)
-        self.name = name
-        self.editor = self._make_editor(name, label)
-        self.editor.setObjectName(name)
-        help_text = f"{declared.DECLARATION[name].description}\nAccepted: {declared.accepted(name)}.\nParameter: {name}"
-        self.editor.setToolTip(_tool_tip(help_text))
-        self.editor.setAccessibleName(label)
-        self.note = Note()
-        self.note.setObjectName(f"note_{name}")
-        self.hint = ""  # what the note says while there is no fault
-        self._came_in = self._shown = ""
-
-    @staticmethod
-    def _make_editor(name: str, title: str) -> Any:
-        if name == "model_name":
-            return ModelEditor()
-        kind = declared.type_name(name)
-        if kind == "bool":
-            return CheckEditor(title)
-        return TextEditor(name) if kind in ("str", "JSON") else NumberEditor(name)
-
-    def row(self) -> Any:
-        """The layout of the field."""
-        if isinstance(self.editor, CheckEditor):  # has its label in itself
-            self.note.setIndent(_text_indent(self.editor))
-            return _stack([self.editor, self.note], qt.QVBoxLayout(), LABEL_SPACING)
-        label = qt.QLabel(declared.label(self.name))
-        label.setBuddy(self.editor)
-        label.setToolTip(self.editor.toolTip())
-        line = qt.QHBoxLayout()
-        if isinstance(self.editor, NumberEditor):  # of a fixed width; the label takes the rest
-            label.setWordWrap(True)
-            line.addWidget(label, 1)
-            line.addWidget(self.editor)
-            return _stack([line, self.note], qt.QVBoxLayout(), LABEL_SPACING)
-        line.addWidget(self.editor)
-        if self.name in FILE_KINDS:
-            line.addWidget(BrowseButton(self.editor))
-        return _stack([label, line, self.note], qt.QVBoxLayout(), LABEL_SPACING)
-
-    def write(self, value: Any) -> None:
-        """Show `value`."""
-        self.editor.write(value)
-        self._came_in, self._shown = str(value), self.editor.read()
-
-    def read(self) -> str:
-        """The value as text: while the editor is as it was, exactly what came in, whatever digits it shows of that."""
-        text = self.editor.read()
-        return self._came_in if text == self._shown else text
-
-    def explain(self, fault: str) -> None:
-        """Say what is wrong under the editor, or its hint if nothing is."""
-        self.note.tell(fault or self.hint, is_fault=bool(fault))
-        self.editor.setAccessibleDescription(fault or self.hint)
+    def open(self, is_open: bool) -> None:
+        """Show or hide the rows."""
+        arrows = qtcore.Qt.ArrowType
+        self.heading.setArrowType(arrows.DownArrow if is_open else arrows.RightArrow)
+        self.heading.setChecked(is_open)
+        self.rows.setVisible(is_open)
 
 
 class Content(qt.QWidget):
-    """All groups under one another; calls `when_entered` when the mouse comes in or the panel is shown."""
+    """All groups under one another; calls `when_entered` when the mouse comes in, and `when_shown` when the panel appears."""
 
-    def __init__(self, groups: list[Any], when_entered: Callable[[], None]) -> None:
+    def __init__(self, groups: list[Any], when_entered: Callable[[], None], when_shown: Callable[[], None]) -> None:
         super().__init__()
         layout = qt.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        _stack(groups, layout, GROUP_SPACING)
-        self._when_entered = when_entered
+        stack(groups, layout, GROUP_SPACING)
+        self._when_entered, self._when_shown = when_entered, when_shown
 
     def enterEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """The user turns to the panel."""
@@ -330,33 +105,35 @@ class Content(qt.QWidget):
     def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """The panel appears."""
         super().showEvent(event)
-        self._when_entered()
+        self._when_shown()
 
 
 class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
-    """The panel: editors in groups, Studio's drawing tools, and a line that says why values were not applied."""
+    """The panel: Studio's drawing tools, editors in groups, and beside Apply a line that says what went wrong."""
 
     def __init__(self, param: InferSegmentAnything2Param | None, parent: Any) -> None:
         core.CWorkflowTaskWidget.__init__(self, parent)
         self.parameters = InferSegmentAnything2Param() if param is None else param
         self.fields = {name: Field(name) for name in declared.DECLARATION}
+        self.folds: list[Fold] = []
         self._explained_weights: tuple[str, bool] | None = None  # those that the checkpoint's note is about
         self._to_scroll_to: list[Any] = []
-        self.checkpoint = Note()
-        self.checkpoint.setObjectName("checkpoint_state")
-        self.message = Note()
-        self.message.setObjectName("message")
+        self._objects = 1  # named or not, that were drawn with this panel
+        self.checkpoint, self.message, self.help = Note(), Note(), Note()
+        for name, note in {"checkpoint_state": self.checkpoint, "message": self.message, "help": self.help}.items():
+            note.setObjectName(name)
         if not declared.cuda_is_available():
             self.fields["cuda"].editor.setEnabled(False)
             self.fields["cuda"].hint = "No CUDA device was found: the CPU computes."
+        self.fields["live"].hint = "From the first Apply on, which loads the model."
 
         groups = [
+            self._group(declared.PROMPT, [*self._drawing_rows(), *self._rows_of(declared.PROMPT)]),
             self._group(declared.MODEL, self._model_rows()),
-            self._group(declared.PROMPT, self._prompt_rows()),
             self._group(declared.AUTOMATIC, self._automatic_rows()),
-            self._group(declared.OUTPUT, self._rows_of(declared.OUTPUT)),
+            self._group(declared.OUTPUT, self._output_rows()),
         ]
-        self.content = Content([*groups, self.message], self._show_checkpoint)
+        self.content = Content(groups, self._show_checkpoint, self._on_show)
         # Kept: Qt deletes a layout with its Python object. The core puts it into a scroll area of its own, above its Apply
         # button (both seen in 0.15.1 and 0.16.1).
         self.layout = qt.QVBoxLayout()
@@ -365,67 +142,92 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         self.show_parameters()
         for field in self.fields.values():
             field.editor.when_edited(self._on_edit)
+            if hasattr(field.editor, "when_entered"):
+                field.editor.when_entered(self.on_apply)
+        self.fields["live"].editor.toggled.connect(self._on_live)
         self.set_layout(qtconversion.PyQtToQt(self.layout))
+        apply = self.content.window().findChild(qt.QPushButton, "CProcessBtn")
+        frame = apply.parentWidget().layout()
+        frame.insertWidget(frame.indexOf(apply), self.message)  # in sight wherever the panel is scrolled to
 
     # --- building
 
     def _group(self, title: str, rows: list[Any]) -> Any:
         box = qt.QGroupBox(title)
-        _stack(rows, qt.QVBoxLayout(box), ROW_SPACING).setContentsMargins(4, 6, 4, 8)
+        stack(rows, qt.QVBoxLayout(box), ROW_SPACING).setContentsMargins(4, 6, 4, 8)
         return box
 
     def _rows_of(self, group: str) -> list[Any]:
-        names = [name for name in declared.DECLARATION if declared.about(name)["group"] == group]
-        return [self.fields[name].row() for name in names]
+        names = [n for n in declared.DECLARATION if declared.about(n)["group"] == group]
+        return [self.fields[n].row() for n in names if n not in (*RARE, "live")]
+
+    def _fold(self, name: str, title: str, rows: list[Any]) -> Fold:
+        self.folds.append(Fold(name, title, rows))
+        return self.folds[-1]
+
+    def _button(self, name: str, text: str, slot: Callable[[], None]) -> Any:
+        button = qt.QPushButton(text)
+        button.setObjectName(name)
+        button.setToolTip(tool_tip(HELP[name]))
+        button.clicked.connect(lambda *_: slot())
+        return button
 
     def _model_rows(self) -> list[Any]:
         name, *others = self._rows_of(declared.MODEL)
         name.addWidget(self.checkpoint)
-        return [name, *others]
+        rare = [self.fields[n].row() for n in RARE]
+        return [name, *others, self._fold("rare", "Own weights and more", rare)]
 
-    def _prompt_rows(self) -> list[Any]:
+    def _drawing_rows(self) -> list[Any]:
         self.tools, tools = _choices({name: label for name, (label, _) in TOOLS.items()}, qt.QPushButton)
         for button in self.tools.buttons():
             button.setStyleSheet(ARMED)
-        self.tools.buttonClicked.connect(self._on_tool)
+        self.tools.buttons()[0].setChecked(True)
+        self.tools.buttonClicked.connect(self._arm)
         self.categories, categories = _choices(CATEGORIES, qt.QRadioButton)
         self.categories.buttons()[0].setChecked(True)
-        self.categories.buttonClicked.connect(self._on_category)
-        self.help = Note(HELP[""])
-        self.help.setObjectName("help")
+        self.categories.buttonClicked.connect(self._send_category)
+        self.object_name = qt.QLineEdit()
+        self.object_name.setObjectName("object_name")
+        self.object_name.setPlaceholderText("no name")
+        self.object_name.setToolTip(tool_tip(HELP["object_name"]))
+        self.object_name.setAccessibleName("Name of the object")
+        self.object_name.setClearButtonEnabled(True)
+        self.object_name.textEdited.connect(self._send_category)
+        named = qt.QHBoxLayout()
+        named.addWidget(self.object_name, 1)
+        named.addWidget(self._button("next_object", "Next object", self._on_next_object))
         return [
-            tools,
-            self.help,
-            _stack([Note("Points and scribbles drawn next are"), categories], qt.QVBoxLayout(), LABEL_SPACING),
-            Note("Or type coordinates, in pixels of the image. They win over what is drawn."),
-            *self._rows_of(declared.PROMPT),
+            stack([tools, self.help], qt.QVBoxLayout(), LABEL_SPACING),
+            stack([Note("What is drawn next is"), categories], qt.QVBoxLayout(), LABEL_SPACING),
+            stack([Note("of the object"), named], qt.QVBoxLayout(), LABEL_SPACING),
+            self.fields["live"].row(),
         ]
 
     def _automatic_rows(self) -> list[Any]:
-        self.advanced = qt.QToolButton()
-        self.advanced.setObjectName("advanced")
-        self.advanced.setText("Advanced")
-        self.advanced.setCheckable(True)
-        self.advanced.setStyleSheet("QToolButton { border: none }")  # a heading, not one more button
-        self.advanced.setToolButtonStyle(qtcore.Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.advanced.toggled.connect(self._on_advanced)
-        self.folded = qt.QWidget()
-        rows = qt.QVBoxLayout(self.folded)
-        rows.setContentsMargins(0, 0, 0, 0)
-        _stack(self._rows_of(declared.ADVANCED), rows, ROW_SPACING)
-        self._on_advanced(False)
         return [
             Note("Used when nothing is drawn or typed."),
             *self._rows_of(declared.AUTOMATIC),
-            self.advanced,
-            self.folded,
+            self._fold("advanced", "Advanced", self._rows_of(declared.ADVANCED)),
         ]
+
+    def _output_rows(self) -> list[Any]:
+        saves = [
+            self._button("save_coco", "Save COCO…", lambda: self._on_save("save_coco")),
+            self._button("save_labels", "Save labels…", lambda: self._on_save("save_labels")),
+        ]
+        reset = self._button("reset", "Reset to defaults", lambda: self._write(declared.Parameters()))
+        return [*self._rows_of(declared.OUTPUT), _grid(saves), reset]
 
     # --- showing
 
     def show_parameters(self) -> None:
         """Bring every editor up to date with the parameters."""
-        for name, value in self.parameters.values:
+        self._shown = self.parameters.values
+        self._write(self._shown)
+
+    def _write(self, values: declared.Parameters) -> None:
+        for name, value in values:
             self.fields[name].write(value)
         self._on_edit()
 
@@ -440,14 +242,19 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
             new = declared.update(current, values)
             # Values that came in so are not refused: the labels may be meant for points that are set later.
             if any(getattr(new, n) != getattr(current, n) for n in ("input_point", "input_point_label", "input_box")):
-                faults = {"input_point_label": declared.label_fault(new)}
-        return {name: fault for name, fault in faults.items() if fault}
+                faults["input_point_label"] = declared.label_fault(new)
+        weights = values["model_weight_file"].strip()
+        if weights and not os.path.isfile(own_path(weights)):
+            faults["model_weight_file"] = f"model_weight_file: there is no file {shown(weights)}."
+        return {name: faults[name] for name in declared.DECLARATION if faults.get(name)}
 
     def _on_edit(self, *_: Any) -> None:
         """Check what was typed and say beside each field what is wrong with it."""
-        weights = self.fields["model_weight_file"]
-        path = weights.read().strip()
-        weights.hint = "There is no such file." if path and not os.path.isfile(own_path(path)) else ""
+        is_used = self.fields["multimask_output"].editor.isChecked()
+        candidates = self.fields["mask_id"]
+        meaning = declared.about("mask_id")["choices"].get(candidates.read(), "")
+        candidates.hint = meaning if is_used else "Of three masks: switch them on first."
+        candidates.editor.setEnabled(is_used)
         faults = self._faults()
         for name, field in self.fields.items():
             field.explain(faults.get(name, ""))
@@ -467,23 +274,52 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
 
     # --- what the user does
 
-    def _on_tool(self, button: Any) -> None:
-        """Arm Studio's drawing tool, with the category that the switch shows: Studio keeps that of the last panel."""
-        self.help.tell(HELP[button.objectName()])
-        self.emit_set_graphics_category(CATEGORIES[self.categories.checkedButton().objectName()])
-        self.emit_set_graphics_tool(TOOLS[button.objectName()][1])
+    def _on_show(self) -> None:
+        """Arm the tool that is down, Point at first, as Ikomia's own GrabCut does: Studio has that of the panel before."""
+        self._show_checkpoint()
+        self._arm()
 
-    def _on_category(self, button: Any) -> None:
-        self.emit_set_graphics_category(CATEGORIES[button.objectName()])
+    def _arm(self, *_: Any) -> None:
+        name = self.tools.checkedButton().objectName()
+        self.help.tell(HELP[name])
+        self._send_category()
+        self.emit_set_graphics_tool(TOOLS[name][1])
 
-    def _on_advanced(self, is_open: bool) -> None:
-        arrows = qtcore.Qt.ArrowType
-        self.advanced.setArrowType(arrows.DownArrow if is_open else arrows.RightArrow)
-        self.folded.setVisible(is_open)
+    def _send_category(self, *_: Any) -> None:
+        """Give Studio the category of what is drawn next: the side, or on the object its name."""
+        side = CATEGORIES[self.categories.checkedButton().objectName()]
+        self.emit_set_graphics_category(side if side == "Background" else self.object_name.text().strip() or side)
+
+    def _on_next_object(self) -> None:
+        self._objects += 1
+        self.object_name.setText(f"object {self._objects}")
+        self.categories.buttons()[0].setChecked(True)
+        self._send_category()
+
+    def _on_live(self, is_on: bool) -> None:
+        """At once: who switches it off wants the next stroke to wait, and no run."""
+        if is_on != self.parameters.values.live:
+            self.parameters.values = self._shown = declared.update(self.parameters.values, {"live": is_on})
+
+    def _on_save(self, what: str) -> None:
+        """Have the task save its masks. An action carries a number alone: the parameters, which it has too, carry the path."""
+        action, kinds, ending = SAVES[what]
+        path, _ = qt.QFileDialog.getSaveFileName(self.content, "Save masks", f"masks{ending}", kinds)
+        if not path:  # cancelled
+            return
+        self.parameters.save_path = path if path.lower().endswith(ending) else path + ending
+        self.parameters.news = News("Nothing was saved: Studio did not pass it on.", is_fault=True)
+        self.emit_send_process_action(action)
+        self._show_news()
+
+    def _show_news(self) -> None:
+        self.message.tell(on_the_panel(self.parameters.news.text), is_fault=self.parameters.news.is_fault)
 
     def on_parameters_changed(self) -> None:
-        """Called by Studio when the parameters changed elsewhere."""
-        self.show_parameters()
+        """Called by Studio when the parameters changed elsewhere, or a stroke or run has something to say."""
+        if self.parameters.values is not self._shown:  # what is typed and not applied stays
+            self.show_parameters()
+        self._show_news()
 
     def on_apply(self) -> None:
         """Called when the user presses Apply: sends the values, or says why not and sends nothing."""
@@ -492,16 +328,18 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
             self._refuse(faults)
             return
         self.parameters.values = declared.update(self.parameters.values, self._values())
+        self.parameters.when_set()
         self.show_parameters()
         self.emit_apply(self.parameters)
 
     def _refuse(self, faults: dict[str, str]) -> None:
         name, fault = next(iter(faults.items()))
         more = len(faults) - 1
-        self.message.tell(f"Not applied. {fault}" + (f" And {more} more." if more else ""), is_fault=True)
+        self.message.tell(f"Not applied. {on_the_panel(fault)}" + (f" And {more} more." if more else ""), is_fault=True)
         editor = self.fields[name].editor
-        if self.folded.isAncestorOf(editor):
-            self.advanced.setChecked(True)
+        for fold in self.folds:
+            if fold.isAncestorOf(editor):
+                fold.open(True)
         editor.setFocus()
         self._to_scroll_to = [self.fields[name].note, editor]
         qtcore.QTimer.singleShot(0, self._scroll)  # once the notes and what was unfolded have their places
@@ -519,61 +357,43 @@ def checkpoint_text(model_name: str, has_own_weights: bool) -> str:
     """Where the weights of `model_name` come from, and what that costs."""
     if has_own_weights:
         return "Its weights are not needed: your own are used."
+    checkpoint = catalogue_entry(model_name)
+    millions = f"{checkpoint.parameters_millions:g} million parameters"
     try:
         state = checkpoint_state(model_name)
     except OSError as error:  # of a folder that may not be read
-        return f"Whether its checkpoint is on disk is not known: {error.strerror}."
-    if state == "to download":
-        checkpoint = catalogue_entry(model_name)
-        # 4 bytes for each parameter, where the exact size is not known
-        size = (
-            f"{checkpoint.bytes / 1e6:.0f}" if checkpoint.bytes else f"about {checkpoint.parameters_millions * 4:.0f}"
-        )
-        return f"Will be downloaded at the first run: {size} MB."
-    return {"bundled": "Bundled with the plugin: nothing to download.", "on disk": "On disk: nothing to download."}[
-        state
-    ]
-
-
-def _stack(rows: list[Any], layout: Any, spacing: int) -> Any:
-    """`layout`, with widgets and layouts put into it under one another."""
-    layout.setSpacing(spacing)
-    for row in rows:
-        layout.addLayout(row) if isinstance(row, qt.QLayout) else layout.addWidget(row)
-    return layout
+        return f"{millions}. Whether its checkpoint is on disk is not known: {error.strerror}."
+    # 4 bytes for each parameter, where the exact size is not known
+    size = f"{checkpoint.bytes / 1e6:.0f}" if checkpoint.bytes else f"about {checkpoint.parameters_millions * 4:.0f}"
+    costs = {
+        "bundled": "bundled with the plugin, for trying out",
+        "on disk": "on disk: nothing to download",
+        "to download": f"will be downloaded at the first run: {size} MB",
+    }
+    return f"{millions}; {costs[state]}."
 
 
 def _choices(labels: dict[str, str], kind: Any) -> tuple[Any, Any]:
-    """A group of buttons of which one is on, by object name and label, and their layout: two columns, or one if narrow."""
-    group, grid = qt.QButtonGroup(), qt.QGridLayout()
-    grid.setSpacing(4)
-    buttons = [kind(label) for label in labels.values()]
-    columns = 2 if max(button.sizeHint().width() for button in buttons) < (NARROWEST - 70) // 2 else 1
-    for i, (name, button) in enumerate(zip(labels, buttons, strict=True)):
+    """A group of buttons of which one is on, by object name and label, and their layout."""
+    group, buttons = qt.QButtonGroup(), [kind(label) for label in labels.values()]
+    for name, button in zip(labels, buttons, strict=True):
         button.setObjectName(name)
         button.setCheckable(True)
+        button.setToolTip(tool_tip(f"{HELP[name]} {SIDES if name in TOOLS and name != 'tool_select' else ''}"))
         group.addButton(button)
+    return group, _grid(buttons)
+
+
+def _grid(buttons: list[Any]) -> Any:
+    """Buttons in rows, as many in one as find room in the narrowest panel."""
+    grid = qt.QGridLayout()
+    grid.setSpacing(4)
+    widest = max(button.sizeHint().width() for button in buttons)
+    columns = next((n for n in (4, 2) if n <= len(buttons) and widest <= (NARROWEST - 60) // n - 4), 1)
+    for i, button in enumerate(buttons):
         grid.addWidget(button, i // columns, i % columns)
         grid.setColumnStretch(i % columns, 1)
-    return group, grid
-
-
-def _text_indent(check_box: Any) -> int:
-    """Where the text of `check_box` begins, in pixels."""
-    metric = qt.QStyle.PixelMetric
-    style = check_box.style()
-    return style.pixelMetric(metric.PM_IndicatorWidth) + style.pixelMetric(metric.PM_CheckBoxLabelSpacing)
-
-
-def _breakable(text: str) -> str:
-    """`text` with places to break a long word at: a label is as wide as its longest word, however narrow the panel."""
-    return " ".join("\u200b".join(w[i : i + 16] for i in range(0, len(w), 16)) for w in text.split(" "))
-
-
-def _tool_tip(text: str) -> str:
-    """`text` as rich text, which Qt wraps: a plain tooltip is as wide as its longest line."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", "<br>")
-    return f"<qt>{escaped}</qt>"
+    return grid
 
 
 class InferSegmentAnything2WidgetFactory(dataprocess.CWidgetFactory):

@@ -35,9 +35,11 @@ class WarnOnce:
 
     def __init__(self) -> None:
         self._told: set[str] = set()
+        self.last = ""  #: what it was called with last
 
     def __call__(self, text: str) -> None:
         """Tell it, unless it has been told."""
         if text not in self._told:
             self._told.add(text)
             logger.warning(text)
+        self.last = text

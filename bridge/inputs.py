@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
-from infer_segment_anything_2.segmentation.images import to_rgb8
+from infer_segment_anything_2.segmentation.images import Range, to_rgb8
+from infer_segment_anything_2.segmentation.messages import shown
 from infer_segment_anything_2.segmentation.objects import (
     Object,
     assigned,
@@ -23,7 +25,7 @@ from infer_segment_anything_2.segmentation.objects import (
 )
 from infer_segment_anything_2.segmentation.parameters import Parameters
 from infer_segment_anything_2.segmentation.prompt_text import Labels
-from infer_segment_anything_2.segmentation.request import is_typed, objects_of
+from infer_segment_anything_2.segmentation.request import doubts_about, is_typed, objects_of
 from infer_segment_anything_2.segmentation.sequence import Place
 
 logger = logging.getLogger(__name__)
@@ -70,11 +72,25 @@ def disconnect(task: dataprocess.CSemanticSegmentationTask) -> None:
         task.set_input(dataprocess.CGraphicsInput(), 1)
 
 
-def image_of(source: dataprocess.CImageIO) -> npt.NDArray[np.uint8]:
-    """The image of an input, (H, W, 3) uint8 RGB; ValueError where there is none."""
+def image_of(source: dataprocess.CImageIO, intensity_range: Range | None = None) -> npt.NDArray[np.uint8]:
+    """The image of an input, (H, W, 3) uint8 RGB, by the range of values if there is one; ValueError where there is none."""
     if not source.is_data_available():
+        if source.source_file_path and not isinstance(source, dataprocess.CVideoIO):
+            raise ValueError(
+                f"The input image {shown(source.source_file_path)} is damaged or of a kind that Ikomia does not read, such as "
+                "one of five bands or of float16. Accepted are 1, 3 or 4 channels of 8 or 16 bits, of signed integers of 32 "
+                "bits, or of floats of 32 or 64 bits."
+            )
         raise ValueError("The input image is empty or missing. Accepted is an image of one pixel or more.")
-    return to_rgb8(source.get_image())
+    return to_rgb8(source.get_image(), intensity_range)
+
+
+def refuse_float16(source: dataprocess.CImageIO) -> None:
+    """Raise ValueError where an input holds an image of float16."""
+    if source.is_data_available() and source.get_image().dtype == np.float16:
+        raise ValueError(
+            'The input image holds float16, which Ikomia does not take; accepted is image.astype("float32").'
+        )
 
 
 def place_of(source: dataprocess.CImageIO) -> Place:
@@ -126,8 +142,12 @@ def pointed_at(
     if typed is not None:
         if has_detections or has_graphics:
             warn("The prompt that is typed counts; what the connected task found is not used.")
+        elif graphics.is_data_available():
+            warn("The prompt that is typed counts; what is drawn is not used.")
         if not typed:
             warn("The prompt that is typed, [], says that there is no object: the result is empty.")
+        for doubt in doubts_about(parameters, image_hw):
+            warn(doubt)
         return typed
     if has_detections or has_graphics:
         if has_detections:
@@ -221,47 +241,105 @@ def _name(item: Any) -> str:
     return "" if category.strip().lower() in NAMELESS else category
 
 
-def drawn_objects(items: Sequence[Any], labels: Labels, image_hw: tuple[int, int]) -> list[Object]:
-    """The objects that Ikomia's drawn graphics are.
+@dataclass(frozen=True)
+class Drawn:
+    """One prompt that a user drew: a stroke of points, or a box.
 
-    A point is a point, a polyline a scribble: points along it. Their category says on which side they are ("Background" or
-    "0": off the object, anything else: on it) unless labels are given. A rectangle, ellipse or polygon is a box, the one
-    around it. Texts are ignored, anything else is named in a warning.
+    Attributes:
+        place: in the drawing.
+        category: as Ikomia has it, without blanks around it.
+        points: (P, 2) float32 of a point or a line, in pixels of the image; None of a box.
+        box: (4,) float32 xyxy of a box.
+    """
+
+    place: int
+    category: str
+    points: npt.NDArray[np.float32] | None = None
+    box: npt.NDArray[np.float32] | None = None
+
+    @property
+    def is_background(self) -> bool:
+        """Whether it says what is not the object."""
+        return self.category.lower() in BACKGROUND
+
+
+def drawn_objects(items: Sequence[Any], labels: Labels, image_hw: tuple[int, int]) -> list[Object]:
+    """The objects that Ikomia's drawn graphics are, in the order in which they were begun.
+
+    A point is a point, a polyline a scribble: points along it. A rectangle, ellipse or polygon is a box, the one around it.
+    Texts are ignored, anything else is named in a warning.
+
+    The category of an item is its object's name, unless it names none (:data:`NAMELESS`): points and lines of one name are one
+    object; each box is an object of its own, and points go to the boxes of their name as typed ones do. What has no name goes
+    together likewise. Points and lines of the category "Background" or "0" are off the object, and count to the name of the
+    item drawn last before them, or to the next one's.
 
     Args:
         items: Ikomia's graphics items, in drawing order.
-        labels: of the drawn points and scribbles, in drawing order: one for each, one for all, or none.
+        labels: of the drawn points and scribbles, in drawing order: one for each, one for all, or none: by category.
         image_hw: height and width of the image in pixels.
 
     Raises:
         ValueError: labels of another count, or an item outside the image, by its place in the drawing.
     """
+    drawn = _prompts_among(items, image_hw)
+    strokes = [one for one in drawn if one.points is not None]
+    # Matched to the strokes, not the points: a scribble has one label, whatever the number of its points.
+    by_category = np.array([not one.is_background for one in strokes], np.int32)
+    of_strokes = match_labels(labels, len(strokes)) if len(labels) else by_category
+    label_of = {one.place: label for one, label in zip(strokes, of_strokes, strict=True)}
+
+    found: list[tuple[int, Object]] = []
+    for name, group in _by_name(drawn).items():
+        points = [one.points for one in group if one.points is not None]
+        of_points = [np.full(len(one.points), label_of[one.place]) for one in group if one.points is not None]
+        boxes = [one for one in group if one.box is not None]
+        objects = assigned(
+            np.concatenate([np.zeros((0, 2), np.float32), *points]),
+            np.concatenate([np.zeros(0, np.int32), *of_points]).astype(np.int32),
+            np.array([one.box for one in boxes], np.float32).reshape(-1, 4),
+        )
+        places = [one.place for one in boxes or group]
+        found.extend((place, replace(thing, name=name)) for place, thing in zip(places, objects, strict=False))
+    return [thing for _, thing in sorted(found, key=lambda one: one[0])]
+
+
+def _prompts_among(items: Sequence[Any], image_hw: tuple[int, int]) -> list[Drawn]:
+    """What of Ikomia's graphics items is a prompt; a warning says what is none."""
     kinds = core.GraphicsItem
-    strokes: list[npt.NDArray[np.float32]] = []
-    categories: list[int] = []
-    boxes: list[npt.NDArray[np.float32]] = []
+    drawn: list[Drawn] = []
     others: set[str] = set()
-    for number, item in enumerate(items, start=1):
-        kind = item.get_type()
+    for place, item in enumerate(items, start=1):
+        kind, category = item.get_type(), str(item.get_category()).strip()
         if kind in (kinds.POINT, kinds.POLYLINE):
             # A point's own place, not its bounding rectangle's corner, which lies 1.5 pixels off (ikomia 0.16.1).
             found = [item.point] if kind == kinds.POINT else item.points
             vertices = np.array([[p.x, p.y] for p in found], np.float32)
-            name = f"drawn item {number}, a {'point' if kind == kinds.POINT else 'line'}"
+            name = f"drawn item {place}, a {'point' if kind == kinds.POINT else 'line'}"
             check_points(vertices, image_hw, [name] * len(vertices))
-            strokes.append(vertices if kind == kinds.POINT else points_along(vertices))
-            categories.append(0 if item.get_category().strip().lower() in BACKGROUND else 1)
+            points = vertices if kind == kinds.POINT else points_along(vertices)
+            drawn.append(Drawn(place, category, points=points))
+        elif kind in (kinds.RECTANGLE, kinds.ELLIPSE, kinds.POLYGON) and category.lower() in BACKGROUND:
+            others.add("a box of the category Background")
         elif kind in (kinds.RECTANGLE, kinds.ELLIPSE, kinds.POLYGON):
-            box = np.array([_corners(item.get_bounding_rect())], np.float32)
-            boxes.extend(clipped_boxes(box, image_hw, [f"drawn item {number}, a box"]))
+            corners = np.array([_corners(item.get_bounding_rect())], np.float32)
+            (box,) = clipped_boxes(corners, image_hw, [f"drawn item {place}, a box"])
+            drawn.append(Drawn(place, category, box=box))
         elif kind != kinds.TEXT:
             others.add(str(kind))
     if others:
         logger.warning("Drawn, and no prompt: %s. Draw points, boxes or lines.", ", ".join(sorted(others)))
-    # Matched to the strokes, not the points: a scribble has one label, whatever the number of its points.
-    of_stroke = match_labels(labels, len(strokes)) if len(labels) else np.array(categories, np.int32)
-    return assigned(
-        np.concatenate(strokes) if strokes else np.zeros((0, 2), np.float32),
-        np.repeat(of_stroke, [len(s) for s in strokes]).astype(np.int32),
-        np.array(boxes, np.float32).reshape(-1, 4),
-    )
+    return drawn
+
+
+def _by_name(drawn: Sequence[Drawn]) -> dict[str, list[Drawn]]:
+    """Drawn prompts by the name of their object; "" for those without one."""
+    names: list[str | None] = []
+    for one in drawn:  # what is off an object counts to the one before it
+        before = names[-1] if names else None
+        names.append(before if one.is_background else "" if one.category.lower() in NAMELESS else one.category)
+    first = next((name for name in names if name is not None), "")
+    groups: dict[str, list[Drawn]] = {}
+    for one, name in zip(drawn, names, strict=True):
+        groups.setdefault(first if name is None else name, []).append(one)
+    return groups

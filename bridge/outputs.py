@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
-from infer_segment_anything_2.segmentation.images import to_rgb8
+from infer_segment_anything_2.segmentation.images import Range, to_rgb8
 from infer_segment_anything_2.segmentation.masks import MAX_LABELS, Masks
 from infer_segment_anything_2.segmentation.painting import class_colours, class_names, label_image, overlay
 from infer_segment_anything_2.segmentation.parameters import Parameters
@@ -45,6 +45,7 @@ class OverlaidImage(dataprocess.CImageIO):
 
     def __init__(self, when_emptied: Callable[[], Any] = lambda: None) -> None:
         dataprocess.CImageIO.__init__(self, core.IODataType.IMAGE)
+        self.intensity_range: Range | None = None  #: of the run whose image this is
         self._when_emptied = when_emptied
 
     def clear_data(self) -> None:
@@ -56,19 +57,20 @@ class OverlaidImage(dataprocess.CImageIO):
         """(H, W, 3) uint8 RGB: the image with the masks of `mask_io` in their colours, or without any before a run."""
         if not self.is_data_available():
             raise ValueError("There is no image to show yet: run the workflow first.")
-        image, labels = to_rgb8(self.get_image()), mask_io.get_mask()
+        image, labels = to_rgb8(self.get_image(), self.intensity_range), mask_io.get_mask()
         return overlay(image, labels, mask_io.get_colors()) if labels.shape == image.shape[:2] else image
 
 
 def candidates_of(parameters: Parameters) -> int:
-    """How many label images there are: three with multimask_output, unless objects are followed."""
-    return 3 if parameters.multimask_output and not parameters.track else 1
+    """How many label images there are: three with multimask_output, unless mask_id chooses one, or objects are followed."""
+    return 3 if parameters.multimask_output and parameters.mask_id == "all" and not parameters.track else 1
 
 
 def declare(task: dataprocess.CSemanticSegmentationTask, parameters: Parameters) -> None:
     """Give `task` the outputs that follow from its parameters, so that other tasks can be connected to them before a run.
 
-    0 the image, 1 the label image, with multimask_output 2 and 3 those of the other candidates, last the instances if wanted.
+    0 the image, 1 the label image, with multimask_output and all of its candidates 2 and 3 those of the other ones, last the
+    instances if wanted.
     """
     wanted = [dataprocess.CSemanticSegmentationIO] * (candidates_of(parameters) - 1)
     if parameters.instance_output:

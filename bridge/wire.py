@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+from ikomia.core.task import TaskParam
+
+from infer_segment_anything_2.bridge.errors import in_a_sentence
 from infer_segment_anything_2.segmentation.messages import short
 from infer_segment_anything_2.segmentation.parameters import DECLARATION, Parameters, as_text, update
 
@@ -55,3 +59,42 @@ def _is_as_before(text: str | None, value: float) -> bool:
         return float(text) == value
     except (TypeError, ValueError):
         return False
+
+
+#: Actions that the panel asks of the task.
+SAVE_COCO, SAVE_LABELS = 1, 2
+
+
+class News(NamedTuple):
+    """What the task has to tell in the panel: a warning or an answer, or a fault."""
+
+    text: str = ""
+    is_fault: bool = False
+
+
+class InferSegmentAnything2Param(TaskParam):
+    """The parameters as Ikomia keeps them: text outside, :class:`Parameters` inside."""
+
+    def __init__(self) -> None:
+        TaskParam.__init__(self)
+        self.values = Parameters()
+        self.when_set: Callable[[], Any] = lambda: None  #: called with every change
+        # Panel and task have this object in common. What follows is no parameter, and is not saved.
+        self.news = News()  #: of the last run, stroke or action, for the panel
+        self.save_path = ""  #: where an action of the panel saves to
+
+    def __deepcopy__(self, memo: dict) -> InferSegmentAnything2Param:
+        """The same values for another task."""
+        made = InferSegmentAnything2Param()
+        made.values = self.values
+        return made
+
+    @in_a_sentence
+    def set_values(self, params: dict[str, str]) -> None:
+        """Take new values; raises ValueError and changes nothing when one of them is not accepted."""
+        self.values = from_text(self.values, {name: params[name] for name in params})
+        self.when_set()
+
+    def get_values(self) -> dict[str, str]:
+        """All values as text, under every name that they may be set by."""
+        return to_text(self.values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict, TypeVar
+from typing import TypedDict, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -86,9 +86,15 @@ class Masks:
     def __len__(self) -> int:
         return len(self.rles)
 
-    def __getitem__(self, index: int) -> npt.NDArray[np.bool_]:
-        """Mask `index`, decoded: (H, W) bool."""
-        return decode(self.rles[index])
+    @overload
+    def __getitem__(self, index: int) -> npt.NDArray[np.bool_]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Masks: ...
+
+    def __getitem__(self, index: int | slice) -> npt.NDArray[np.bool_] | Masks:
+        """Mask `index`, decoded: (H, W) bool; of a slice those masks, as they are."""
+        return self.take(range(len(self))[index]) if isinstance(index, slice) else decode(self.rles[index])
 
     def __iter__(self) -> Iterator[npt.NDArray[np.bool_]]:
         """The masks, decoded one at a time."""
@@ -138,6 +144,13 @@ def ranked(masks: Masks, max_labels: int = MAX_LABELS) -> Masks:
     painted = np.sort(by_score[:max_labels])
     by_area = painted[np.argsort(-masks.areas[painted], kind="stable")]
     return masks.take(np.concatenate([by_area, by_score[max_labels:]]))
+
+
+def chosen(candidates: Sequence[Masks], mask_id: str) -> list[Masks]:
+    """Of three candidates those that `mask_id` asks for: "all", of each object the "best", or one by its place, "1" to "3"."""
+    if mask_id == "all":
+        return list(candidates)
+    return [best_of(candidates) if mask_id == "best" else candidates[int(mask_id) - 1]]
 
 
 def best_of(candidates: Sequence[Masks]) -> Masks:

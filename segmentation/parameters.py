@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Generic, NamedTuple, TypedDict, TypeVar, cast, get_origin
 
 import annotated_types
@@ -55,10 +55,17 @@ def _gpu_driver_is_installed() -> bool:
     return True
 
 
-def _known_model(name: str) -> str:
-    if name not in MODEL_NAMES:
-        raise ValueError(f"unknown model {name!r}")
-    return name
+def _one_of(choices: Collection[str]) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in choices:
+            raise ValueError(f"{value!r} is none of the choices")
+        return value
+
+    return AfterValidator(check)
+
+
+def _lower_text(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else str(value) if type(value) is int else value
 
 
 def _none_from_text(value: Any) -> Any:
@@ -68,6 +75,15 @@ def _none_from_text(value: Any) -> Any:
 def _empty_from_none(value: Any) -> Any:
     return "" if value is None or (isinstance(value, str) and value.strip() == "None") else value
 
+
+#: What mask_id may be, and what it means.
+MASK_IDS = {
+    "all": "All three, as outputs 1 to 3.",
+    "best": "Of each object the one with the highest predicted IoU.",
+    "1": "Of each object the first.",
+    "2": "Of each object the second.",
+    "3": "Of each object the third.",
+}
 
 FileName = Annotated[str, BeforeValidator(_empty_from_none)]
 
@@ -102,11 +118,13 @@ def _parsed_by(parse: Callable[[str], Any]) -> PlainValidator:
 class About(TypedDict):
     """What the declaration of a parameter says beside pydantic's own fields.
 
-    `accepted` is empty where type and limits say it; `step` is how far one click on an arrow changes a number.
+    `accepted` is empty where type and limits say it; `choices` are all values where there are a few, with what they mean;
+    `step` is how far one click on an arrow changes a number.
     """
 
     group: str
     accepted: str
+    choices: Mapping[str, str]
     step: float | None
     example: str
 
@@ -118,6 +136,7 @@ def _declare(
     help: str,
     accepted: str = "",
     *,
+    choices: Mapping[str, str] | None = None,
     step: float | None = None,
     example: str = "",
     **limits: Any,
@@ -126,7 +145,7 @@ def _declare(
         limits["default_factory"] = default
     else:
         limits["default"] = default
-    extra: Any = About(group=group, accepted=accepted, step=step, example=example)
+    extra: Any = About(group=group, accepted=accepted, choices=choices or {}, step=step, example=example)
     return Field(title=label, description=help, json_schema_extra=extra, **limits)
 
 
@@ -138,13 +157,14 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    model_name: Annotated[str, AfterValidator(_known_model)] = _declare(
+    model_name: Annotated[str, _one_of(MODEL_NAMES)] = _declare(
         "sam2_hiera_small",
         MODEL,
         "Model name",
         "Which SAM 2 model segments. Larger ones are more exact and slower; sam2_hiera_nano is bundled and only for "
         "trying out.",
         "one of " + ", ".join(MODEL_NAMES),
+        choices=dict.fromkeys(MODEL_NAMES, ""),
     )
     model_weight_file: FileName = _declare(
         "",
@@ -180,6 +200,17 @@ class Parameters(BaseModel):
         ge=1,
         le=100,
         step=5,
+    )
+    intensity_range: Annotated[JsonText[tuple[float, float] | None], _parsed_by(prompt_text.parse_intensity_range)] = (
+        _declare(
+            JsonText("", prompt_text.parse_intensity_range("")),
+            MODEL,
+            "Black and white",
+            "The values of the image that are shown to the model as black and as white, such as [0, 4095] for 12 bits; empty: "
+            "found in each image.",
+            prompt_text.RANGE_FORM,
+            example="[0, 4095]",
+        )
     )
     input_box: Annotated[JsonText[npt.NDArray[np.float32]], _parsed_by(prompt_text.parse_boxes)] = _declare(
         JsonText("", prompt_text.parse_boxes("")),
@@ -218,6 +249,22 @@ class Parameters(BaseModel):
         "Follow through a video",
         "Each run is the next frame of a video: what is pointed at in the first one, or found there, is followed through the "
         "others. multimask_output is ignored then.",
+    )
+    mask_id: Annotated[str, _one_of(MASK_IDS), BeforeValidator(_lower_text)] = _declare(
+        "all",
+        PROMPT,
+        "Candidates",
+        "With multimask_output and a prompt, which of an object's three masks are given: all of them as outputs 1 to 3, or as "
+        "output 1 alone the best (highest predicted IoU), or the first, second or third.",
+        "all, best, 1, 2 or 3",
+        choices=MASK_IDS,
+    )
+    live: bool = _declare(
+        True,
+        PROMPT,
+        "Segment while drawing",
+        "While one draws, each stroke segments at once, with the values applied last; from the first run on, which loads the "
+        "model.",
     )
     points_per_side: Annotated[int | None, BeforeValidator(_none_from_text)] = _declare(
         32,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .messages import short
-from .objects import Object, match_labels, typed_objects
+import numpy as np
+
+from .messages import listed, short
+from .objects import Object, are_fractions, match_labels, typed_objects
 from .parameters import Parameters
+from .prompt_text import swapped_boxes
 from .search import AutomaticSettings
 
 #: No logit of a model is greater: masks cut here are as empty, or as full, as masks cut farther out.
@@ -23,6 +26,7 @@ class Request:
         objects: what is pointed at, none at all perhaps; also empty with a search.
         search: settings of automatic mode; None where objects are pointed at.
         multimask_output: three candidates for each object instead of one.
+        mask_id: which of the three: all, best (of each object the one with the highest predicted IoU), 1, 2 or 3.
         mask_threshold: logit above which a pixel belongs to the mask of an object.
         input_size_percent: the image is looked at in this size.
     """
@@ -30,6 +34,7 @@ class Request:
     objects: list[Object]
     search: AutomaticSettings | None
     multimask_output: bool
+    mask_id: str
     mask_threshold: float
     input_size_percent: int
 
@@ -55,6 +60,25 @@ def objects_of(parameters: Parameters, image_hw: tuple[int, int]) -> list[Object
     )
 
 
+def doubts_about(parameters: Parameters, image_hw: tuple[int, int]) -> list[str]:
+    """What is probably a mistake in the typed prompts, in an image of that height and width: a sentence each."""
+    doubts = []
+    points = parameters.input_point.value
+    xy = np.concatenate(points) if isinstance(points, list) else points
+    for name, coordinates in (("input_point", xy), ("input_box", parameters.input_box.value)):
+        if are_fractions(coordinates) and image_hw[0] * image_hw[1] > 2:
+            doubts.append(
+                f"{name}: the coordinates {short(str(getattr(parameters, name)))} look like fractions of width and height. "
+                "They count as pixels of the original image."
+            )
+    for number, box in swapped_boxes(parameters.input_box).items():
+        doubts.append(
+            f"input_box: entry {number}, {listed(box)}, was read as two corners in the wrong order. Is it x, y, width, height? "
+            "A box is x0, y0, x1, y1."
+        )
+    return doubts
+
+
 def make_request(parameters: Parameters, objects: list[Object] | None, image_hw: tuple[int, int]) -> Request:
     """The request for an image of that height and width: masks of `objects`, or a search where they are None.
 
@@ -67,6 +91,7 @@ def make_request(parameters: Parameters, objects: list[Object] | None, image_hw:
         objects or [],
         _search(parameters, image_hw) if objects is None else None,
         parameters.multimask_output and not parameters.track,
+        parameters.mask_id,
         _as_logit(parameters.mask_threshold),
         parameters.input_size_percent,
     )

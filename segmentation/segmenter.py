@@ -25,7 +25,7 @@ from .forks import free_in_children
 from .image_predictor import ImagePredictor
 from .images import resize_percent
 from .mask_generator import MaskGenerator
-from .masks import MAX_LABELS, RLE, Masks, empty, encode, ranked
+from .masks import MAX_LABELS, RLE, Masks, chosen, empty, encode, ranked
 from .memory import BatchSize, in_batches, memory_errors
 from .model_loader import load_model, missing_for_video
 from .objects import Object, kinds, stacked
@@ -79,19 +79,20 @@ class Segmenter:
             progress: is told of each batch of a search.
 
         Returns:
-            One set of masks, or three of candidates where objects are pointed at and `multimask_output` is asked for. Masks of
-            a search are in the order of their labels (:func:`.masks.ranked`).
+            One set of masks, or three where objects are pointed at and all three candidates are asked for. Masks of a search
+            are in the order of their labels (:func:`.masks.ranked`).
         """
         percent = request.input_size_percent
         if request.search is not None:
             return [ranked(self.generate(image, request.search, input_size_percent=percent, progress=progress))]
-        return self.predict(
+        candidates = self.predict(
             image,
             request.objects,
             multimask_output=request.multimask_output,
             mask_threshold=request.mask_threshold,
             input_size_percent=percent,
         )
+        return chosen(candidates, request.mask_id) if request.multimask_output else candidates
 
     def predict(
         self,

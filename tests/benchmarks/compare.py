@@ -193,6 +193,39 @@ def prompts_again(model: Model, repeats: int) -> list[Row]:
     ]
 
 
+def stroke(model: Model, repeats: int) -> Row:
+    """A point drawn in Studio, from the call of the task to its new result: live drawing."""
+    from ikomia import core, dataprocess
+    from ikomia.dataprocess.workflow import Workflow
+
+    workflow = Workflow("strokes")
+    task = workflow.add_task(name="infer_segment_anything_2", auto_connect=True)
+    task.set_parameters(model.params | {"cuda": str(model.device == "cuda"), "input_point": "[10, 10]"})
+    image = photograph(768, 1024)
+    workflow.run_on(array=image)  # loads the model
+    task.set_parameters({"input_point": ""})
+    graphics = dataprocess.CGraphicsInput()
+    graphics.set_items([core.CGraphicsPoint(core.CPointF(500, 400))])
+    task.set_input(graphics, 1)
+    kept = oracle.predictor(model.sam2)
+    with model.autocast():
+        kept.set_image(image)
+
+    def ours() -> np.ndarray:
+        task.graphics_changed()
+        return task.get_output(1).get_mask()
+
+    def alone() -> np.ndarray:
+        with model.autocast():
+            return kept.predict(np.array([[500, 400]]), np.array([1]), multimask_output=False)[0][0]
+
+    def same(mine: np.ndarray, theirs: np.ndarray) -> None:
+        assert np.array_equal(mine > 0, theirs > 0), "the masks differ"
+        assert 0 < theirs.sum() < theirs.size, "the mask is empty or full: nothing was compared"
+
+    return Row("a stroke in Studio", model.name, "`predict` alone, image set", ours, alone, same, 10 * repeats)
+
+
 def same_masks(ours, theirs: list[dict]) -> None:
     """As many masks, and for each one of sam2's with an IoU of 0.999 or more."""
     assert len(ours) == len(theirs), f"{len(ours)} masks, of sam2 {len(theirs)}"
@@ -435,6 +468,7 @@ def rows(models: list[Model], folder: Path, repeats: int):
     for model in models:
         if importlib.util.find_spec("ikomia"):
             yield from prompts_again(model, repeats)
+            yield stroke(model, repeats)
         yield embedding(model, repeats)
         yield boxes(model, repeats)
     for model in models:

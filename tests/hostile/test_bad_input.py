@@ -95,7 +95,10 @@ TABLE = [
     # --- JSON
     ("brackets that do not close", {"input_point": "[60, 25"}, f"input_point: '[[]60, 25' is not valid JSON; {FORM['point']}."),
     ("no brackets", {"input_box": "1, 2, 3, 4"}, f"input_box: '1, 2, 3, 4' is not valid JSON; {FORM['box']}."),
-    ("numbers without commas", {"input_point": "[[60 25]]"}, f"input_point: '[[][[]60 25]]' is not valid JSON; {FORM['point']}."),
+    ("numbers without commas", {"input_point": "[[60 25]]"}, f"input_point: '[[][[]60 25]]' is not valid JSON; {FORM['point']}, in an array or a tensor what its .tolist() gives."),
+    ("a tensor", {"input_box": "tensor([[10, 20, 30, 40]])"}, f"input_box: 'tensor([[][[]10, 20, 30, 40]])' is not valid JSON; {FORM['box']}, in an array or a tensor what its .tolist() gives."),
+    ("a tensor for a number", {"iou_thresh": "tensor(0.8000)"}, f"iou_thresh: 'tensor(0.8000)' is not accepted; {FRACTION}, in an array or a tensor what its .tolist() gives."),
+    ("a range from white to black", {"intensity_range": "[255, 0]"}, "intensity_range: [[]255, 0] is not accepted; accepted is [[]low, high] with low below high, in the values of the image, or empty."),
     ("decimal commas", {"input_point": "[60,5, 25,5]"}, f"input_point: entry 1, [[]60, 5, 25, 5], does not hold 2 numbers; {FORM['point']}."),
     ("semicolons", {"input_box": "[1;2;3;4]"}, f"input_box: '[[]1;2;3;4]' is not valid JSON; {FORM['box']}."),
     ("full-width digits in JSON", {"input_point": "[６０, 25]"}, f"input_point: '[[]６０, 25]' is not valid JSON; {FORM['point']}."),
@@ -383,7 +386,7 @@ IMAGES = {
     "64-bit integers": lambda image: (image.astype(np.int64) * 70000, image.astype(np.float64) * 70000),
     "infinities and NaN": lambda image: (
         np.where(image == image.max(), np.inf, np.where(image == 0, np.nan, image / 255.0)),
-        np.where(image == image.max(), np.sort(np.unique(image))[-2], np.where(image == 0, 1, image)) / 255.0,
+        np.where(image == image.max(), 255, image) / 255.0,
     ),
     "all NaN": lambda image: (np.full(image.shape, np.nan), np.zeros_like(image)),
     "all infinite": lambda image: (np.full(image.shape, -np.inf, np.float32), np.zeros_like(image)),
@@ -439,7 +442,7 @@ def test_an_image_that_ikomia_refuses_changes_nothing(session, kind):
     with pytest.raises(Exception):  # noqa: B017 - Ikomia's affair
         session.workflow.run_on(array=OF_IKOMIA[kind](session.photo))
     assert state(session.algo) == before
-    assert kind == "half precision" or results(session.algo) in (good, [])  # it segments those, then OpenCV fails
+    assert results(session.algo) in (good, [])
     run_good(session)
     np.testing.assert_array_equal(session.algo.get_output(1).get_mask(), session.mask)
 
@@ -550,12 +553,12 @@ def test_a_workflow_file_with_a_bad_value_says_so(session, tmp_path, value):
 
 
 @pytest.mark.parametrize("method", ["save_coco", "save_labels"])
-@pytest.mark.parametrize("name", ["", "nowhere/masks", "text/masks"])
+@pytest.mark.parametrize("name", ["", "nowhere/masks.png", "text/masks.png"])
 def test_results_that_cannot_be_written_are_an_error_and_stay(session, files, tmp_path, method, name):
     (tmp_path / "text").touch()
     run_good(session)
     before, good = state(session.algo), results(session.algo)
-    with pytest.raises(OSError) as error:
+    with pytest.raises((OSError, ValueError)) as error:  # a folder's name ends as that of no label image
         getattr(session.algo, method)(str(tmp_path / name))
     assert str(tmp_path) in str(error.value)
     assert (state(session.algo), results(session.algo)) == (before, good)

@@ -1,7 +1,8 @@
 """Pictures of the Studio panel, drawn offscreen by the Qt generation it runs under.
 
-`python tests/tools/panel.py OUT_DIR` writes panel_light.png and panel_dark.png, the whole height of the panel; images/
-studio_panel.png is the light one of Qt 6. Text needs a font on the machine, such as Debian's fonts-dejavu-core.
+`python tests/tools/panel.py OUT_DIR` writes panel_light.png and panel_dark.png, the whole height of the panel. images/
+studio_panel.png is the light one of Qt 6 with --width 360 --height 760, as Studio shows it. Text needs a font on the machine,
+such as Debian's fonts-dejavu-core.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=380)
     parser.add_argument("--height", type=int, help="default: as high as the panel's content")
     parser.add_argument("--font-scale", type=float, default=1.0)
-    parser.add_argument("--open", action="store_true", help="with Advanced unfolded")
+    parser.add_argument("--open", action="store_true", help="with all that is folded")
     parser.add_argument("--faulty", action="store_true", help="with fields that are refused")
     arguments = parser.parse_args()
     arguments.out_dir.mkdir(parents=True, exist_ok=True)
@@ -76,8 +77,9 @@ def picture_of_panel(app, arguments):
         fields["iou_thresh"].editor.lineEdit().setText("1.5")
         fields["model_weight_file"].editor.setText("/a/very/long/path/that/is/not/there/really_not.pt")
         panel.on_apply()
-    panel.advanced.setChecked(arguments.open)
-    panel.tools.buttons()[0].click()
+    if arguments.open:
+        for fold in panel.folds:
+            fold.open(True)
     window.resize(arguments.width, arguments.height or 800)
     window.show()
     area = panel.content.parentWidget().parentWidget().parentWidget()  # the core's

@@ -8,7 +8,6 @@ pictures.py --emoji FOLDER     the sample scene before that, from the .webp file
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -56,6 +55,10 @@ TWO_POINTS = Prompt(points=[(181, 620), (151, 629)], labels=[1, 0])
 BOXES = Prompt(boxes=[(101, 132, 343, 386), (293, 222, 545, 491), (526, 387, 630, 481)])
 BOX = Prompt(boxes=[(101, 132, 545, 491)])
 BOX_AND_POINTS = Prompt(points=[(197, 273), (320, 343)], labels=[1, 0], boxes=BOX.boxes)
+
+#: What is drawn in the picture of Studio: the pot, and the shell as another object, with a point beside it.
+DRAWN = Prompt(points=[*POINT.points, *TWO_POINTS.points], labels=[1, 1, 0])
+DRAWN_CATEGORIES = ("Foreground", "object 2", "Background")
 
 #: Widths in pixels of the tiles of a picture that has two or three, and of its text. The README shows them at half that or
 #: less: crisp on a desk, and the text still to be read on a phone.
@@ -210,6 +213,27 @@ class Painter:
         )
         return picture.quantize(256, kmeans=10)  # a quarter of the size
 
+    def studio(self) -> Image.Image:
+        """The panel as Studio shows it, beside a picture with drawn points and the masks that they gave at once."""
+        from ikomia import core, dataprocess
+
+        self.run(POINT)  # loads the model
+        task, graphics, items = self.workflow.task, dataprocess.CGraphicsInput(), []
+        task.set_parameters({"input_point": "", "input_point_label": ""})
+        for (x, y), category in zip(DRAWN.points, DRAWN_CATEGORIES, strict=True):
+            items.append(core.CGraphicsPoint(core.CPointF(x, y)))
+            items[-1].set_category(category)
+            graphics.set_items(items)
+            task.set_input(graphics, 1)
+            task.graphics_changed()
+        panel = Image.open(IMAGES / "studio_panel.png").convert("RGB")
+        picture = with_prompt(task.get_image_with_mask(), DRAWN, panel.height)
+        task.set_input(dataprocess.CGraphicsInput(), 1)
+        sheet = Image.new("RGB", (picture.width + panel.width, panel.height), WHITE)
+        sheet.paste(picture, (0, 0))
+        sheet.paste(panel, (picture.width, 0))
+        return sheet
+
     def automatic(self) -> Image.Image:
         """A photograph and everything in it."""
         with tempfile.TemporaryDirectory() as folder:
@@ -258,24 +282,6 @@ def view_of(masks: Sequence[Mask]) -> Box:
     return left, top, left + side, top + side
 
 
-def studio() -> Image.Image:
-    """The panel of images/studio_panel.png in three columns, cut below its first two groups: it is too high for a page."""
-    panel = Image.open(IMAGES / "studio_panel.png").convert("RGB")
-    row_lightness = np.asarray(panel, np.int32)[:, 13:-13].max(
-        axis=(1, 2)
-    )  # narrower than a group, wider than its fields
-    _, *edges = np.flatnonzero(
-        row_lightness < row_lightness[2] - 15
-    )  # the panel's frame, upper and lower edges of groups
-    cuts = [0, edges[1] + 4, edges[3] + 4, panel.height]
-    columns = [panel.crop((0, top, panel.width, bottom)) for top, bottom in itertools.pairwise(cuts)]
-    background = panel.getpixel((panel.width // 2, 2))
-    sheet = Image.new("RGB", (3 * panel.width, max(column.height for column in columns)), background)
-    for k, column in enumerate(columns):
-        sheet.paste(column, (k * panel.width, 0))
-    return sheet
-
-
 def save(picture: Image.Image, name: str) -> None:
     """Write a picture of the README."""
     path = IMAGES / name
@@ -302,7 +308,7 @@ def main() -> int:
             painter.prompt_boxes,
             painter.prompt_box_and_points,
             painter.after_a_detector,
-            studio,
+            painter.studio,
         ):
             save(draw(), f"{draw.__name__}.png")
         save(painter.automatic(), "automatic.jpg")  # a photograph

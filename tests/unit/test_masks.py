@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
-from infer_segment_anything_2.segmentation.masks import Masks, best_of, encode, ranked
+from infer_segment_anything_2.segmentation.masks import Masks, best_of, chosen, encode, ranked
 from infer_segment_anything_2.segmentation.painting import class_colours, class_names, label_image, overlay
 
 
@@ -39,6 +39,23 @@ mask_stacks = nps.arrays(bool, st.tuples(st.integers(0, 5), st.integers(1, 9), s
 
 
 # --- compressed masks
+
+
+@pytest.mark.parametrize("part", [slice(2), slice(1, None), slice(None, None, -1), slice(-1, None), slice(9, 12)])
+def test_a_slice_of_masks_is_those_masks_with_all_that_is_known_of_them(part):
+    arrays = [square(side) for side in (3, 5, 8)]
+    masks = dataclasses.replace(
+        masks_of(arrays, stability=[0.1, 0.2, 0.3]),
+        names=["a", "b", "c"],
+        ids=[7, None, 9],
+        confidences=[0.5, 0.6, None],
+    )
+    found = masks[part]
+    np.testing.assert_array_equal(list(found), np.array(arrays)[part] if len(found) else [])
+    assert (found.image_hw, len(found)) == ((20, 20), len(arrays[part]))
+    assert (found.names, found.ids) == (["a", "b", "c"][part], [7, None, 9][part])
+    np.testing.assert_array_equal(found.scores, masks.scores[part])
+    np.testing.assert_array_equal(found.stability_scores, masks.stability_scores[part])
 
 
 @settings(max_examples=200, deadline=None)
@@ -199,6 +216,17 @@ def test_the_best_of_three_candidates_is_chosen_for_each_object_by_its_score():
     assert best.areas.tolist() == [4, 4]
     np.testing.assert_array_equal(best.scores, np.float32([0.8, 0.9]))
     assert best.names == ["pot", "cup"]
+
+
+def test_of_three_candidates_all_the_best_or_one_is_chosen():
+    candidates = [masks_of([square(k)], [score]) for k, score in ((1, 0.1), (2, 0.8), (3, 0.3))]
+    areas = {
+        mask_id: [int(masks.areas[0]) for masks in chosen(candidates, mask_id)]
+        for mask_id in ("all", "best", "1", "2", "3")
+    }
+    assert areas == {"all": [1, 4, 9], "best": [4], "1": [1], "2": [4], "3": [9]}
+    none = [masks.take([]) for masks in candidates]
+    assert [len(masks) for masks in chosen(none, "best")] == [0]
 
 
 # --- colours

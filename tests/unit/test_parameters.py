@@ -32,6 +32,13 @@ TABLE = [
     ("apply_postprocessing", "bool", True, *BOOL),
     ("input_size_percent", "int", 100, ["1", "100"], ["0", "101", "-5", *NO]),
     (
+        "intensity_range",
+        "JSON",
+        "",
+        ["", "[0, 4095]", "(-1.5, 1e30)"],
+        ["[1]", "x", "1", "[5, 5]", "[2, 1]", "[0, 1, 2]"],
+    ),
+    (
         "input_box",
         "JSON",
         "",
@@ -42,6 +49,8 @@ TABLE = [
     ("input_point_label", "JSON", "", ["", "1", "0", "[1, 0]"], ["2", "-1", "[1, 2]", "x", "0.5"]),
     ("multimask_output", "bool", False, *BOOL),
     ("track", "bool", False, *BOOL),
+    ("mask_id", "str", "all", ["all", "best", "1", "2", "3"], ["0", "4", "first", "1.0", ""]),
+    ("live", "bool", True, *BOOL),
     ("points_per_side", "int or None", 32, ["1", "1000"], ["0", "-1", *NO[:-1]]),
     (
         "point_grids",
@@ -167,6 +176,11 @@ def test_whole_numbers_may_be_padded_or_written_as_floats(defaults, text, value)
     assert update(defaults, {"points_per_side": text}).points_per_side == value
 
 
+@pytest.mark.parametrize(("value", "kept"), [(2, "2"), ("Best", "best"), (" ALL ", "all")])
+def test_mask_id_may_be_a_number_and_is_read_in_any_case(defaults, value, kept):
+    assert update(defaults, {"mask_id": value}).mask_id == kept
+
+
 @pytest.mark.parametrize("none", ["None", "none", " None ", "", None])
 def test_points_per_side_is_none_together_with_point_grids(defaults, none):
     changed = update(defaults, {"points_per_side": none, "point_grids": "[[0.5, 0.5]]"})
@@ -241,6 +255,7 @@ VALUES = {
     "model_weight_file": st.text(st.characters(exclude_categories=["Cs"])),
     "config_file": st.sampled_from(["", "configs/sam2/sam2_hiera_t.yaml", "/a b/ü.yaml"]),
     "input_size_percent": st.integers(1, 100),
+    "intensity_range": st.tuples(coordinates, st.floats(1e7, 1e300)).map(str),
     "input_point": st.lists(st.tuples(coordinates, coordinates)).map(str),
     "input_box": st.lists(st.tuples(coordinates, coordinates).map(lambda p: [p[0], p[1], p[0] + 7, p[1] + 7])).map(str),
     "input_point_label": st.lists(st.integers(0, 1)).map(str),
@@ -251,8 +266,10 @@ VALUES = {
     "crop_overlap_ratio": st.floats(0, 1, exclude_max=True, allow_subnormal=False),
     "crop_n_points_downscale_factor": st.integers(1),
     "min_mask_region_area": st.integers(0),
+    "mask_id": st.sampled_from(["all", "best", "1", "2", "3"]),
     **dict.fromkeys(
-        ["cuda", "apply_postprocessing", "multimask_output", "track", "use_m2m", "instance_output"], st.booleans()
+        ["cuda", "apply_postprocessing", "multimask_output", "track", "live", "use_m2m", "instance_output"],
+        st.booleans(),
     ),
     **dict.fromkeys(
         ["iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"],

@@ -142,6 +142,100 @@ def test_given_labels_serve_drawn_points_in_drawing_order():
         drawn_objects(items, np.array([0, 1], np.int32), HW)
 
 
+# --- objects by category
+
+
+def rectangle(x: float, y: float, width: float, height: float, category: str = ""):
+    item = core.CGraphicsRectangle(x, y, width, height)
+    if category:
+        item.set_category(category)
+    return item
+
+
+def told(objects) -> list[tuple]:
+    """Objects as name, points with their labels, and box."""
+    return [
+        (
+            thing.name,
+            [(*xy, label) for xy, label in zip(thing.points.tolist(), thing.labels.tolist(), strict=True)],
+            None if thing.box is None else thing.box.tolist(),
+        )
+        for thing in objects
+    ]
+
+
+def test_points_and_lines_of_one_category_are_one_object_called_so():
+    line = core.CGraphicsPolyline(vertices((10, 10), (10, 10)))
+    line.set_category("cat")
+    items = [point(1, 1, "dog"), point(2, 2, "cat"), line, point(4, 4, " dog ")]
+    assert told(drawn_objects(items, NONE, HW)) == [
+        ("dog", [(1, 1, 1), (4, 4, 1)], None),
+        ("cat", [(2, 2, 1), (10, 10, 1)], None),
+    ]
+
+
+def test_each_box_is_an_object_and_points_go_to_the_boxes_of_their_name():
+    items = [
+        rectangle(0, 0, 50, 50, "cat"),
+        rectangle(10, 10, 20, 20, "dog"),
+        point(15, 15, "cat"),  # inside both, and of the first one's name
+        rectangle(100, 100, 50, 50, "cat"),
+        point(120, 120, "cat"),
+        point(15, 16, "dog"),
+    ]
+    assert told(drawn_objects(items, NONE, HW)) == [
+        ("cat", [(15, 15, 1)], [0, 0, 50, 50]),
+        ("dog", [(15, 16, 1)], [10, 10, 30, 30]),
+        ("cat", [(120, 120, 1)], [100, 100, 150, 150]),
+    ]
+
+
+@pytest.mark.parametrize("category", ["", "Default", "foreground", " FOREGROUND ", "1"])
+def test_some_categories_name_nothing(category):
+    items = [point(1, 1), point(2, 2, category), point(3, 3, "Cat"), point(4, 4, "cat")]
+    assert told(drawn_objects(items, NONE, HW)) == [
+        ("", [(1, 1, 1), (2, 2, 1)], None),
+        ("Cat", [(3, 3, 1)], None),
+        ("cat", [(4, 4, 1)], None),
+    ]
+
+
+def test_what_is_off_an_object_counts_to_the_one_drawn_before_it_or_else_to_the_next():
+    items = [
+        point(9, 9, "Background"),
+        point(1, 1, "cat"),
+        point(2, 2, " background "),
+        point(3, 3, "0"),
+        rectangle(50, 50, 20, 20, "dog"),
+        point(4, 4, "Background"),
+        point(5, 5),
+        point(6, 6, "Background"),
+        point(7, 7, "cat"),
+    ]
+    assert told(drawn_objects(items, NONE, HW)) == [
+        ("cat", [(9, 9, 0), (1, 1, 1), (2, 2, 0), (3, 3, 0), (7, 7, 1)], None),
+        ("dog", [(4, 4, 0)], [50, 50, 70, 70]),
+        ("", [(5, 5, 1), (6, 6, 0)], None),
+    ]
+
+
+def test_given_labels_count_more_than_categories_and_leave_the_names():
+    items = [point(1, 1, "cat"), point(2, 2, "Background"), point(3, 3, "dog")]
+    assert told(drawn_objects(items, np.array([0, 1, 0], np.int32), HW)) == [
+        ("cat", [(1, 1, 0), (2, 2, 1)], None),
+        ("dog", [(3, 3, 0)], None),
+    ]
+
+
+def test_a_box_of_the_background_is_ignored_with_one_warning(caplog):
+    items = [rectangle(1, 1, 9, 9, "Background"), rectangle(700, 1, 9, 9, "background"), point(5, 5, "cat")]
+    with caplog.at_level(logging.WARNING):
+        assert told(drawn_objects(items, NONE, HW)) == [("cat", [(5, 5, 1)], None)]
+    assert [r.getMessage() for r in caplog.records] == [
+        "Drawn, and no prompt: a box of the category Background. Draw points, boxes or lines."
+    ]
+
+
 def test_what_is_typed_beats_what_is_drawn(workflow, algo, astronaut):
     (alone,) = typed(workflow, algo, astronaut, input_point=[250, 100])
     (both,) = drawn(workflow, algo, astronaut, [point(100, 400)], input_point="[250, 100]")

@@ -24,9 +24,8 @@ from hypothesis import strategies as st  # noqa: E402
 from ikomia import core  # noqa: E402
 
 from infer_segment_anything_2 import infer_segment_anything_2_widget as module  # noqa: E402
+from infer_segment_anything_2.bridge.wire import InferSegmentAnything2Param, News, to_text  # noqa: E402
 from infer_segment_anything_2.bridge.wire import from_text as update  # noqa: E402
-from infer_segment_anything_2.bridge.wire import to_text  # noqa: E402
-from infer_segment_anything_2.infer_segment_anything_2_process import InferSegmentAnything2Param  # noqa: E402
 from infer_segment_anything_2.segmentation import parameters as declared  # noqa: E402
 from infer_segment_anything_2.segmentation.parameters import DECLARATION, Parameters  # noqa: E402
 
@@ -36,9 +35,12 @@ QTest, Key, LEFT = QtTest.QTest, QtCore.Qt.Key, QtCore.Qt.MouseButton.LeftButton
 CONTROL = QtCore.Qt.KeyboardModifier.ControlModifier
 SHAPES = core.GraphicsShape
 NUMBERS = [n for n in DECLARATION if declared.type_name(n).split()[0] in ("int", "float")]
-TEXTS = [n for n in DECLARATION if declared.type_name(n) in ("str", "JSON") and n != "model_name"]
+CHOICES = [n for n in DECLARATION if declared.about(n)["choices"]]
 SWITCHES = [n for n in DECLARATION if declared.type_name(n) == "bool"]
 ADVANCED = [n for n, field in DECLARATION.items() if field.json_schema_extra["group"] == declared.ADVANCED]
+RARE = ["model_weight_file", "config_file", "apply_postprocessing", "input_size_percent"]
+FOLDED = {**dict.fromkeys(ADVANCED, "advanced"), **dict.fromkeys(RARE, "rare")}
+FIRST = ["Foreground", SHAPES.POINT]  # what a panel sends to Studio when it appears
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,8 @@ class Driver:
 
     def __init__(self, app, param: InferSegmentAnything2Param | None, width: int = 380) -> None:
         driver = self
-        self.app, self.sent, self.emitted = app, [], []
+        self.app, self.sent, self.emitted, self.actions = app, [], [], []
+        self.act = lambda action: None  # Studio has the task execute it, before the call returns
 
         class Panel(module.InferSegmentAnything2Widget):
             def emit_apply(self, param):
@@ -71,6 +74,10 @@ class Driver:
 
             def emit_set_graphics_category(self, category):
                 driver.emitted.append(category)
+
+            def emit_send_process_action(self, action):
+                driver.actions.append(action)
+                driver.act(action)
 
         self.panel = Panel(param, None)
         self.window = self.panel.layout.parentWidget().window()
@@ -102,6 +109,11 @@ class Driver:
         self.find(name).setFocus()
         for key in keys:
             QTest.keyClick(self.find(name), key)
+
+    def unfold(self) -> None:
+        for name in ("rare", "advanced"):
+            if not self.find(name).isChecked():
+                self.click(name)
 
     def apply(self) -> dict[str, str] | None:
         """Press Apply; what was sent, None for nothing."""
@@ -164,8 +176,9 @@ def test_the_factory_makes_a_panel_with_and_without_parameters(app):
 def test_every_parameter_has_one_editor_with_its_name_label_and_help(driver, name):
     assert len(driver.window.findChildren(QtWidgets.QWidget, name)) == 1
     editor = driver.find(name)
-    for words in (DECLARATION[name].description, declared.accepted(name), name):
-        assert words.replace("&", "&amp;").replace("<", "&lt;") in editor.toolTip()
+    for words in (DECLARATION[name].description, declared.accepted(name)):
+        assert module.on_the_panel(words).replace("&", "&amp;").replace("<", "&lt;") in editor.toolTip()
+    assert f"Parameter: {name}</qt>" in editor.toolTip()
     title = DECLARATION[name].title
     assert editor.accessibleName() == title
     shown = [w.text() for w in driver.window.findChildren(QtWidgets.QLabel) if w.buddy() is editor]
@@ -178,34 +191,48 @@ def test_limits_are_those_of_the_declaration(driver, name):
     assert (editor.minimum(), editor.maximum()) == declared.limits(name)[:2]
 
 
-def test_the_models_of_the_catalogue_can_be_chosen(driver):
-    box = driver.find("model_name")
-    assert [box.itemText(i) for i in range(box.count())] == list(declared.MODEL_NAMES)
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_choice_can_be_chosen(driver, name):
+    box = driver.find(name)
+    assert [box.itemText(i) for i in range(box.count())] == list(declared.about(name)["choices"])
+
+
+def test_the_tools_are_in_sight_in_a_small_panel(open_panel):
+    driver = open_panel(param_with(), 360)
+    driver.window.resize(360, 760)
+    driver.app.processEvents()
+    for name in (*module.TOOLS, *module.CATEGORIES, "object_name", "next_object", "live", "input_point", "CProcessBtn"):
+        widget = driver.find(name)
+        assert widget.visibleRegion().boundingRect().size() == widget.size(), name
 
 
 def test_groups_follow_one_another_and_the_rare_ones_are_folded(driver):
     groups = driver.window.findChildren(QtWidgets.QGroupBox)
-    assert [g.title() for g in groups] == ["Model", "Prompt", "Automatic mode", "Output"]
+    assert [g.title() for g in groups] == ["Prompt", "Model", "Automatic mode", "Output"]
     for name, field in DECLARATION.items():
         group = field.json_schema_extra["group"]
         box = next(g for g in groups if g.title() == (declared.AUTOMATIC if name in ADVANCED else group))
         assert box.isAncestorOf(driver.find(name))
-        assert driver.find(name).isVisible() == (name not in ADVANCED)
-    driver.click("advanced")
-    assert all(driver.find(name).isVisible() for name in DECLARATION)
-    driver.click("advanced")
-    assert not any(driver.find(name).isVisible() for name in ADVANCED)
+        assert driver.find(name).isVisible() == (name not in FOLDED)
+    for heading in ("rare", "advanced"):
+        driver.click(heading)
+        assert {n for n in FOLDED if driver.find(n).isVisible()} == {n for n in FOLDED if FOLDED[n] == heading}
+        driver.click(heading)
+    assert not any(driver.find(name).isVisible() for name in FOLDED)
 
 
 def test_the_tab_key_goes_through_the_panel_from_top_to_bottom(driver):
-    driver.click("advanced")
-    first = widget = driver.find("model_name")
+    driver.unfold()
+    first = widget = driver.find("tool_point")
     stops = []
     while widget.nextInFocusChain() is not first:
         stops.append(widget.objectName())
         widget = widget.nextInFocusChain()
-    places = [driver.find(n).mapTo(driver.panel.content, QtCore.QPoint(0, 0)).y() for n in stops if n in DECLARATION]
-    assert len(places) == len(DECLARATION)
+    named = [
+        n for n in stops if n in DECLARATION or n in ("object_name", "next_object", "save_coco", "save_labels", "reset")
+    ]
+    places = [driver.find(n).mapTo(driver.panel.content, QtCore.QPoint(0, 0)).y() for n in named]
+    assert len(places) == len(DECLARATION) + 5
     assert places == sorted(places)
 
 
@@ -241,14 +268,16 @@ def any_value_of(name: str) -> st.SearchStrategy:
         "float": st.floats(
             low, high, exclude_max=is_open, allow_nan=False, allow_infinity=False, allow_subnormal=False
         ),
-        "str": st.sampled_from(declared.MODEL_NAMES)
-        if name == "model_name"
-        else st.text(st.characters(exclude_categories=["Cs"])),
+        "str": {
+            "model_weight_file": st.sampled_from(["", __file__, f" {__file__}"]),  # one that is there
+            "config_file": st.text(st.characters(exclude_categories=["Cs"])),
+        }.get(name, st.sampled_from(list(declared.about(name)["choices"]) or [""])),
         "JSON": {
             "input_point": points.map(str),
             "input_box": points.map(lambda found: str([[x, y, x + 7, y + 9.5] for x, y in found])),
             "input_point_label": st.lists(st.integers(0, 1)).map(str) | st.sampled_from(["", "0", "1"]),
             "point_grids": st.just(""),
+            "intensity_range": st.sampled_from(["", "[0, 4095]", "[-1.5, 1e30]"]),
         }.get(name),
     }[declared.type_name(name)]
 
@@ -278,7 +307,7 @@ any_parameters = st.builds(
     )
 )
 @example(Parameters(points_per_side=10**40, min_mask_region_area=2**31, crop_n_layers=2**63, points_per_batch=10**300))
-@example(Parameters(model_weight_file="a\nb\tc\u2028d\x00e " + "f" * 40000, input_point="[[1, 2],\n [3, 4]]"))
+@example(Parameters(config_file="a\nb\tc\u2028d\x00e " + "f" * 40000, input_point="[[1, 2],\n [3, 4]]"))
 @example(Parameters(input_point="[1, 2]", input_point_label="[1, 0, 1]"))
 def test_parameters_go_through_the_panel_unchanged(round_trip, parameters):
     round_trip.panel.parameters.values = parameters
@@ -325,6 +354,7 @@ def test_the_panel_follows_parameters_that_change_elsewhere(driver):
     assert driver.find("points_per_side").text() == "9"
     assert driver.find("input_point").text() == "[1, 2]"
     assert (driver.find("iou_thresh").text(), driver.text("note_iou_thresh")) == ("0.8", "")
+    assert driver.text("checkpoint_state").startswith("224.4 million parameters; ")
     assert "898 MB" in driver.text("checkpoint_state")
 
 
@@ -346,7 +376,7 @@ TYPED = {
     "min_mask_region_area": "5000000000",
     "min_mask_area": "100",
     "max_mask_area": "5000000000",
-    "model_weight_file": "/a b/tuned.pt",
+    "model_weight_file": __file__,
     "config_file": "configs/sam2/sam2_hiera_t.yaml",
     "input_box": "[[1, 2, 3, 4], [5, 6, 7, 8]]",
     "input_point": "[[10, 20], [30, 40.5]]",
@@ -355,19 +385,21 @@ TYPED = {
 
 
 def test_what_is_typed_and_clicked_is_sent(driver):
+    driver.unfold()
     for name, text in TYPED.items():
         driver.type(name, text)
     for name in SWITCHES:
         if name != "cuda":
             driver.press(name, Key.Key_Space)
     driver.press("model_name", Key.Key_Down)
+    driver.press("mask_id", Key.Key_Down)
     sent = driver.apply()
     expected = update(Parameters(cuda=False), TYPED)
     switched = {name: not getattr(expected, name) for name in SWITCHES if name != "cuda"}
-    assert sent == to_text(update(expected, switched | {"model_name": "sam2_hiera_base_plus"}))
+    assert sent == to_text(update(expected, switched | {"model_name": "sam2_hiera_base_plus", "mask_id": "best"}))
 
 
-@pytest.mark.parametrize("name", [n for n in SWITCHES if n not in ADVANCED and n != "cuda"])
+@pytest.mark.parametrize("name", [n for n in SWITCHES if n not in FOLDED and n != "cuda"])
 def test_a_switch_is_switched_by_a_click_and_by_space(driver, name):
     before = driver.find(name).isChecked()
     driver.click(name)
@@ -378,7 +410,7 @@ def test_a_switch_is_switched_by_a_click_and_by_space(driver, name):
 
 def test_own_points_replace_the_grid(driver):
     driver.type("point_grids", "[[[0.5, 0.5]]]")
-    assert "None together with point_grids" in driver.text("note_points_per_side")
+    assert "None together with “Point grids”" in driver.text("note_points_per_side")
     assert driver.apply() is None
     driver.type("points_per_side", "none")
     assert driver.text("note_points_per_side") == ""
@@ -389,7 +421,9 @@ def test_own_points_replace_the_grid(driver):
 def test_a_smallest_area_above_the_largest_is_said_and_not_sent(driver):
     driver.type("max_mask_area", "100")
     driver.type("min_mask_area", "101")
-    assert driver.text("note_min_mask_area").startswith("min_mask_area: 101 is not accepted with max_mask_area: 100")
+    assert driver.text("note_min_mask_area").startswith(
+        "Smallest mask (px): 101 is not accepted with “Largest mask (px)”: 100"
+    )
     assert driver.apply() is None
     driver.type("min_mask_area", "100")
     assert driver.text("note_min_mask_area") == ""
@@ -454,33 +488,35 @@ def test_scrolling_past_an_editor_changes_nothing(driver, name):
 # --- refusing
 
 BAD = [
-    ("input_point", "[1, 2", "input_point: '[1, 2' is not valid JSON; accepted is [x, y], a list"),
-    ("input_point", "[[1, 2], [3]]", "input_point: entry 2, [3], does not hold 2 numbers"),
-    ("input_point", "[NaN, 1]", "input_point: entry 1, [nan, 1], is not finite or too large"),
-    ("input_box", "[1, 2, 3]", "input_box: entry 1, [1, 2, 3], does not hold 4 numbers"),
-    ("input_box", "[5, 5, 5, 9]", "input_box: entry 1, [5, 5, 5, 9], has no area"),
-    ("input_point_label", "[0, 2]", "input_point_label: entry 2, 2, is neither 0 nor 1"),
-    ("point_grids", "[[0.5, 1.5]]", "point_grids: layer 1: entry 1, [0.5, 1.5], is outside 0 to 1"),
-    ("points_per_side", "0", "points_per_side: '0' is not accepted; accepted is a whole number, 1 or more"),
-    ("points_per_side", "None", "points_per_side: None is not accepted with point_grids: ''"),
-    ("points_per_side", "", "points_per_side: None is not accepted with point_grids: ''"),
+    ("input_point", "[1, 2", "Points: '[1, 2' is not valid JSON; accepted is [x, y], a list"),
+    ("input_point", "[[1, 2], [3]]", "Points: entry 2, [3], does not hold 2 numbers"),
+    ("input_point", "[NaN, 1]", "Points: entry 1, [nan, 1], is not finite or too large"),
+    ("input_box", "[1, 2, 3]", "Boxes: entry 1, [1, 2, 3], does not hold 4 numbers"),
+    ("input_box", "[5, 5, 5, 9]", "Boxes: entry 1, [5, 5, 5, 9], has no area"),
+    ("input_point_label", "[0, 2]", "Point labels: entry 2, 2, is neither 0 nor 1"),
+    ("point_grids", "[[0.5, 1.5]]", "Point grids: layer 1: entry 1, [0.5, 1.5], is outside 0 to 1"),
+    ("points_per_side", "0", "Points per side: '0' is not accepted; accepted is a whole number, 1 or more"),
+    ("points_per_side", "None", "Points per side: None is not accepted with “Point grids”: ''"),
+    ("points_per_side", "", "Points per side: None is not accepted with “Point grids”: ''"),
     (
         "input_size_percent",
         "101",
-        "input_size_percent: '101' is not accepted; accepted is a whole number from 1 to 100",
+        "Image size (%): '101' is not accepted; accepted is a whole number from 1 to 100",
     ),
-    ("input_size_percent", "", "input_size_percent: '' is not accepted"),
-    ("crop_n_layers", "1.5", "crop_n_layers: '1.5' is not accepted"),
-    ("crop_overlap_ratio", "1", "crop_overlap_ratio: '1' is not accepted; accepted is a number from 0 to below 1"),
-    ("mask_threshold", "nan", "mask_threshold: 'nan' is not accepted; accepted is any finite number"),
-    ("mask_threshold", "1e999999999", "mask_threshold: '1e999999999' is not accepted"),
-    ("iou_thresh", "0,5", "iou_thresh: '0,5' is not accepted; accepted is a number from 0 to 1"),
+    ("input_size_percent", "", "Image size (%): '' is not accepted"),
+    ("crop_n_layers", "1.5", "Crop layers: '1.5' is not accepted"),
+    ("crop_overlap_ratio", "1", "Crop overlap: '1' is not accepted; accepted is a number from 0 to below 1"),
+    ("mask_threshold", "nan", "Mask threshold: 'nan' is not accepted; accepted is any finite number"),
+    ("mask_threshold", "1e999999999", "Mask threshold: '1e999999999' is not accepted"),
+    ("iou_thresh", "0,5", "Predicted IoU, at least: '0,5' is not accepted; accepted is a number from 0 to 1"),
 ]
 
 
 @pytest.mark.parametrize(("name", "text", "reason"), BAD)
 def test_a_bad_value_is_told_beside_its_field_and_nothing_is_sent(driver, name, text, reason):
     good = driver.find(name).text()
+    if name in FOLDED:
+        driver.click(FOLDED[name])
     driver.type(name, text)
     assert driver.text(f"note_{name}").startswith(reason)
     assert driver.find(name).accessibleDescription().startswith(reason)
@@ -509,7 +545,7 @@ def test_a_fault_shows_while_typing_and_goes_when_the_entry_is_complete(driver):
 def test_labels_that_do_not_match_the_typed_points_are_refused(driver):
     driver.type("input_point", "[[1, 2], [3, 4]]")
     driver.type("input_point_label", "[1, 0, 1]")
-    assert driver.text("note_input_point_label").startswith("input_point_label: 3 label(s) for 2 point(s)")
+    assert driver.text("note_input_point_label").startswith("Point labels: 3 label(s) for 2 point(s)")
     assert driver.apply() is None
     driver.type("input_point_label", "0")
     assert driver.apply()["input_point_label"] == "0"
@@ -524,7 +560,7 @@ def test_of_several_faults_the_first_is_told_and_the_others_counted(driver):
     driver.type("iou_thresh", "2")
     driver.type("crop_n_layers", "x")
     assert driver.apply() is None
-    assert driver.text("message").startswith("Not applied. iou_thresh: '2' is not accepted")
+    assert driver.text("message").startswith("Not applied. Predicted IoU, at least: '2' is not accepted")
     assert driver.text("message").endswith("And 1 more.")
     assert driver.text("note_crop_n_layers")
 
@@ -542,7 +578,9 @@ def test_of_several_faults_the_first_is_told_and_the_others_counted(driver):
     ],
 )
 def test_a_tool_button_arms_the_tool_of_studio_and_says_what_to_do(driver, button, tool):
+    driver.click("tool_box" if button == "tool_point" else "tool_point")
     before = driver.text("help")
+    driver.emitted.clear()
     driver.click(button)
     assert driver.emitted == ["Foreground", tool]
     tools = [name for name in module.TOOLS if driver.find(name).isChecked()]
@@ -550,9 +588,21 @@ def test_a_tool_button_arms_the_tool_of_studio_and_says_what_to_do(driver, butto
     assert driver.text("help") not in ("", before)
 
 
+def test_a_panel_that_appears_arms_point_and_later_the_tool_that_is_down(driver):
+    assert driver.emitted == FIRST
+    assert driver.find("tool_point").isChecked()
+    assert driver.text("help").startswith("Click on the object.")
+    driver.click("tool_box")
+    driver.click("category_background")
+    driver.emitted.clear()
+    driver.window.hide()
+    driver.window.show()
+    assert driver.emitted == ["Background", SHAPES.RECTANGLE]
+
+
 def test_the_switch_sets_the_category_of_what_is_drawn_next(driver):
     assert driver.find("category_foreground").isChecked()
-    assert driver.emitted == []
+    driver.emitted.clear()
     driver.click("category_background")
     driver.click("tool_point")
     driver.press("category_background", Key.Key_Left)
@@ -560,11 +610,181 @@ def test_the_switch_sets_the_category_of_what_is_drawn_next(driver):
     assert driver.find("category_foreground").isChecked()
 
 
-def test_the_core_takes_the_tools_and_categories_that_the_panel_sends(app):
+def test_the_next_object_gets_a_new_name_and_background_strokes_belong_to_it(driver):
+    driver.click("category_background")
+    driver.emitted.clear()
+    driver.click("next_object")
+    assert driver.find("object_name").text() == "object 2"
+    assert driver.find("category_foreground").isChecked()
+    driver.click("category_background")
+    driver.click("category_foreground")
+    driver.click("next_object")
+    assert driver.emitted == ["object 2", "Background", "object 2", "object 3"]
+
+
+def test_a_typed_name_is_the_category_until_it_is_cleared(driver):
+    driver.emitted.clear()
+    driver.type("object_name", "a cat ")
+    assert driver.emitted[-1] == "a cat"
+    driver.click("tool_box")
+    driver.press("object_name", Key.Key_Return)
+    driver.type("object_name", "")
+    assert driver.emitted[-3:] == ["a cat", SHAPES.RECTANGLE, "Foreground"]
+    assert driver.sent == []
+
+
+@pytest.mark.parametrize("name", [*module.TOOLS, *module.CATEGORIES])
+def test_tool_tips_say_what_a_tool_does_and_its_category(driver, name):
+    tip = driver.find(name).toolTip()
+    assert module.HELP[name] in tip
+    assert "Category: " in tip or name == "tool_select"
+
+
+CLICKS = {
+    "the first mask": ([], 1),
+    "a correction": (["category_background"], 2),
+    "a second object": (["next_object"], 2),
+    "deleting a wrong point": (["tool_select"], 3),
+}
+
+
+@pytest.mark.parametrize("what", CLICKS)
+def test_a_mask_takes_few_clicks(driver, what):
+    """What is clicked on the panel; the rest is one click on the image, and for deleting the Del key."""
+    on_the_panel, count = CLICKS[what]
+    for name in on_the_panel:
+        assert not driver.find(name).visibleRegion().isEmpty()
+        driver.click(name)
+    armed = [tool for tool in driver.emitted if not isinstance(tool, str)][-1]
+    assert armed == (SHAPES.SELECTION if what == "deleting a wrong point" else SHAPES.POINT)
+    assert len(on_the_panel) + (2 if what == "deleting a wrong point" else 1) == count
+
+
+def test_the_core_takes_the_tools_categories_and_actions_that_the_panel_sends(app, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        module.qt.QFileDialog, "getSaveFileName", staticmethod(lambda *_: (str(tmp_path / "masks.json"), ""))
+    )
     panel = module.InferSegmentAnything2Widget(None, None)
-    for name in (*module.TOOLS, *module.CATEGORIES):
+    for name in (*module.TOOLS, *module.CATEGORIES, "next_object", "save_coco", "save_labels"):
         panel.layout.parentWidget().window().findChild(QtWidgets.QWidget, name).click()
     panel.on_apply()
+
+
+def test_drawing_can_be_switched_off_at_once(driver):
+    before = driver.panel.parameters
+    driver.click("live")
+    assert driver.panel.parameters is before
+    assert not before.values.live
+    assert driver.sent == []
+    driver.click("live")
+    assert before.values.live
+
+
+# --- what the task has to say
+
+
+def test_a_fault_of_a_stroke_is_told_beside_apply_in_the_words_of_the_panel_and_keeps_what_is_typed(driver):
+    driver.type("iou_thresh", "0.5")
+    driver.panel.parameters.news = News("input_point_label: 2 label(s) for 3 point(s) of input_point.", is_fault=True)
+    driver.panel.on_parameters_changed()
+    assert driver.text("message") == "Point labels: 2 label(s) for 3 point(s) of “Points”."
+    assert driver.find("iou_thresh").text() == "0.5"
+    driver.panel.parameters.news = News()
+    driver.panel.on_parameters_changed()
+    assert driver.text("message") == ""
+
+
+def test_the_message_is_in_sight_beside_apply_wherever_the_panel_is_scrolled_to(driver):
+    driver.unfold()
+    driver.type("input_point", "[1")
+    for place in (0, 10**6):
+        driver.apply()
+        driver.app.processEvents()
+        area = driver.panel.content.parentWidget().parentWidget().parentWidget()
+        area.verticalScrollBar().setValue(place)
+        message, apply = driver.find("message"), driver.find("CProcessBtn")
+        assert not message.visibleRegion().isEmpty()
+        assert 0 <= apply.y() - (message.y() + message.height()) < 30
+
+
+# --- keys and buttons
+
+
+@pytest.mark.parametrize("name", ["input_point", "iou_thresh", "points_per_side"])
+def test_enter_in_a_field_applies(driver, name):
+    text = {"input_point": "[1, 2]", "iou_thresh": "0.5", "points_per_side": "9"}[name]
+    driver.type(name, text)
+    driver.press(name, Key.Key_Return)
+    assert [sent[name] for sent in driver.sent] == [text]
+    driver.type(name, "x")
+    driver.press(name, Key.Key_Return)
+    assert len(driver.sent) == 1
+
+
+def test_fields_of_text_can_be_cleared_by_a_click(driver):
+    for name in ("input_box", "input_point", "input_point_label", "model_weight_file", "config_file", "point_grids"):
+        assert driver.find(name).isClearButtonEnabled()
+
+
+def test_reset_shows_the_defaults_and_apply_sends_them(open_panel):
+    driver = open_panel(param_with(input_point="[1, 2]", iou_thresh=0.3, model_name="sam2_hiera_nano", use_m2m=False))
+    driver.click("reset")
+    assert driver.find("input_point").text() == ""
+    assert driver.panel.parameters.values.iou_thresh == 0.3
+    assert driver.apply() == to_text(Parameters())
+
+
+def test_candidates_say_what_they_mean_and_wait_for_three_masks(driver):
+    assert not driver.find("mask_id").isEnabled()
+    assert driver.text("note_mask_id") == "Of three masks: switch them on first."
+    driver.click("multimask_output")
+    told = []
+    for key in (None, Key.Key_Down, Key.Key_Down):
+        if key:
+            driver.press("mask_id", key)
+        told.append(driver.text("note_mask_id"))
+    assert told == [
+        "All three, as outputs 1 to 3.",
+        "Of each object the one with the highest predicted IoU.",
+        "Of each object the first.",
+    ]
+    assert driver.apply()["mask_id"] == "1"
+
+
+# --- saving
+
+
+@pytest.mark.parametrize(("button", "name"), [("save_coco", "masks.json"), ("save_labels", "masks.png")])
+def test_masks_are_saved_through_the_task(open_panel, workflow, algo, astronaut, monkeypatch, tmp_path, button, name):
+    asked = []
+
+    def pick(parent, title, start, kinds):
+        asked.append(start)
+        return (str(tmp_path / name.partition(".")[0]), "")  # without an ending
+
+    monkeypatch.setattr(module.qt.QFileDialog, "getSaveFileName", staticmethod(pick))
+    driver = open_panel(algo.get_param_object())
+    driver.act = algo.execute_actions
+    driver.click(button)
+    assert driver.text("message") == "There are no masks to save yet: run the workflow first."
+    algo.set_parameters({"input_box": "[150, 20, 300, 200]"})
+    workflow.run_on(array=astronaut)
+    driver.click(button)
+    assert driver.text("message") == f"Saved: {tmp_path / name}"
+    assert (tmp_path / name).stat().st_size > 100
+    assert asked == [name, name]
+    algo.get_param_object().save_path = str(tmp_path / "none" / name)
+    algo.execute_actions(driver.actions[-1])
+    assert algo.get_param_object().news.is_fault
+
+
+def test_saving_says_so_where_nobody_does_it_and_nothing_where_it_is_cancelled(driver, monkeypatch, tmp_path):
+    picked = [(str(tmp_path / "a.json"), ""), ("", "")]
+    monkeypatch.setattr(module.qt.QFileDialog, "getSaveFileName", staticmethod(lambda *_: picked.pop(0)))
+    driver.click("save_coco")
+    assert driver.text("message") == "Nothing was saved: Studio did not pass it on."
+    driver.click("save_coco")
+    assert len(driver.actions) == 1
 
 
 # --- model and device
@@ -583,6 +803,7 @@ def test_a_file_is_picked(driver, monkeypatch, tmp_path, name, label):
         return (str(picked), "") if len(asked) == 1 else ("", "")
 
     monkeypatch.setattr(module.qt.QFileDialog, "getOpenFileName", staticmethod(pick))
+    driver.click("rare")
     driver.click(f"browse_{name}")
     assert driver.find(name).text() == str(picked)
     driver.click(f"browse_{name}")  # and cancelled
@@ -591,10 +812,17 @@ def test_a_file_is_picked(driver, monkeypatch, tmp_path, name, label):
     assert driver.apply()[name] == str(picked)
 
 
-def test_own_weights_that_are_not_there_are_told_but_not_refused(driver, tmp_path):
-    driver.type("model_weight_file", str(tmp_path / "none.pt"))
-    assert driver.text("note_model_weight_file") == "There is no such file."
-    assert driver.apply()["model_weight_file"] == str(tmp_path / "none.pt")
+def test_own_weights_that_are_not_there_are_told_and_keep_apply_from_sending(driver, tmp_path):
+    path = tmp_path / "none.pt"
+    driver.click("rare")
+    driver.type("model_weight_file", str(path))
+    assert driver.text("note_model_weight_file") == f"Own weights: there is no file {path}."
+    driver.click("rare")
+    assert driver.apply() is None
+    assert driver.text("message") == f"Not applied. Own weights: there is no file {path}."
+    assert not driver.find("model_weight_file").visibleRegion().isEmpty()  # unfolded
+    path.touch()
+    assert driver.apply()["model_weight_file"] == str(path)
 
 
 def test_the_state_of_the_chosen_checkpoint_is_shown(driver, tmp_path, monkeypatch):
@@ -607,9 +835,9 @@ def test_the_state_of_the_chosen_checkpoint_is_shown(driver, tmp_path, monkeypat
             QTest.keyClick(box, Key.Key_Down if down else Key.Key_Up)
         states[name] = driver.text("checkpoint_state")
     assert states == {
-        "sam2_hiera_nano": "Bundled with the plugin: nothing to download.",
-        "sam2_hiera_tiny": "Will be downloaded at the first run: 156 MB.",
-        "sam2_hiera_base_plus": "Will be downloaded at the first run: about 323 MB.",
+        "sam2_hiera_nano": "3.9 million parameters; bundled with the plugin, for trying out.",
+        "sam2_hiera_tiny": "38.9 million parameters; will be downloaded at the first run: 156 MB.",
+        "sam2_hiera_base_plus": "80.8 million parameters; will be downloaded at the first run: about 323 MB.",
     }
     cached = tmp_path / "hub" / "checkpoints" / "sam2_hiera_base_plus.pt"
     cached.parent.mkdir(parents=True)
@@ -617,7 +845,8 @@ def test_the_state_of_the_chosen_checkpoint_is_shown(driver, tmp_path, monkeypat
         archive.writestr("data.pkl", b"")
     driver.window.hide()
     driver.window.show()  # as when the user comes back after a run
-    assert driver.text("checkpoint_state") == "On disk: nothing to download."
+    assert driver.text("checkpoint_state") == "80.8 million parameters; on disk: nothing to download."
+    driver.click("rare")
     driver.type("model_weight_file", "/my.pt")
     assert driver.text("checkpoint_state") == "Its weights are not needed: your own are used."
 
@@ -668,7 +897,7 @@ def test_no_text_is_clipped(app, open_panel, width, text_height):
     set_text_height(app, text_height)
     try:
         driver = open_panel(param_with(), width)
-        driver.click("advanced")
+        driver.unfold()
         driver.type("input_point", "[1, 2")
         driver.type("mask_threshold", "x" * 200)
         driver.type("model_weight_file", "/nowhere/" + "long" * 50)
@@ -687,9 +916,11 @@ def clipped(driver: Driver) -> list[str]:
     for _ in range(5):  # heights that depend on widths settle one level of the layout at a time
         driver.app.processEvents()
     viewport = content.parentWidget().parentWidget()
-    assert content.mapTo(viewport, QtCore.QPoint(content.width(), 0)).x() <= viewport.width()
+    assert content.width() <= viewport.width()
     for widget in content.findChildren(QtWidgets.QWidget):
         if not widget.isVisible() or widget.objectName().startswith("qt_"):
+            continue
+        if isinstance(widget.parentWidget(), QtWidgets.QLineEdit):  # its button to clear it, which Qt places
             continue
         needed = widget.minimumSizeHint()
         right = widget.mapTo(content, QtCore.QPoint(widget.width(), 0)).x()
@@ -703,7 +934,7 @@ def clipped(driver: Driver) -> list[str]:
             part = QtWidgets.QStyle.SubControl.SC_ComboBoxEditField
             box = QtWidgets.QStyle.ComplexControl.CC_ComboBox
             room = widget.style().subControlRect(box, option, part, widget).width() - 2
-            fits &= room >= max(text(name) for name in declared.MODEL_NAMES)
+            fits &= room >= max(text(widget.itemText(k)) for k in range(widget.count()))
         if isinstance(widget, QtWidgets.QLineEdit):
             fits &= widget.width() >= text(widget.placeholderText()) + 8
         if not fits:
@@ -738,7 +969,9 @@ def luminance(colour) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_the_picture_of_the_readme_is_there_and_small(checkout: Path):
-    picture = checkout / "images" / "studio_panel.png"
-    assert picture.stat().st_size < 150_000
-    assert QtGui.QImage(str(picture)).width() == 380
+def test_the_picture_of_the_readme_shows_the_panel_as_studio_does(checkout: Path):
+    panel, picture = (QtGui.QImage(str(checkout / "images" / name)) for name in ("studio_panel.png", "studio.png"))
+    assert (panel.width(), panel.height()) == (360, 760)
+    assert picture.height() == 760
+    assert picture.copy(picture.width() - 360, 0, 360, 760).pixel(180, 700) == panel.pixel(180, 700)
+    assert (checkout / "images" / "studio.png").stat().st_size < 700_000

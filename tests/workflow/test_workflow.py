@@ -113,6 +113,43 @@ def test_6_outputs_never_pile_up(workflow, algo, astronaut):
     assert count(instance_output="False") == 2
 
 
+def test_mask_id_gives_one_of_three_candidates_as_the_only_label_image(workflow, algo, astronaut):
+    objects = {"input_box": "[[150, 20, 300, 200], [290, 340, 510, 510]]", "multimask_output": "True"}
+    algo.set_parameters(objects | {"instance_output": "True"})
+    workflow.run_on(array=astronaut)
+    candidates = [mask_of(algo, k).copy() for k in (1, 2, 3)]
+    scores = np.array([masks.scores for masks in algo.get_masks()])
+    assert len(algo.get_output(4).get_objects()) == 6
+    for mask_id in ("1", "2", "3", "best"):
+        algo.set_parameters({"mask_id": mask_id})
+        assert algo.get_output_count() == 3  # before the run
+        workflow.run_on(array=astronaut)
+        (masks,) = algo.get_masks()
+        assert len(algo.get_output(2).get_objects()) == 2
+        if mask_id == "best":
+            np.testing.assert_array_equal(masks.scores, scores.max(axis=0))
+            for k, best in enumerate(scores.argmax(axis=0), start=1):  # of each object for itself
+                np.testing.assert_array_equal(mask_of(algo) == k, candidates[best] == k)
+        else:
+            np.testing.assert_array_equal(mask_of(algo), candidates[int(mask_id) - 1])
+    with pytest.raises(ValueError, match="candidate is 1; accepted is 0 to 0 after the last run"):
+        algo.save_labels("none.png", candidate=1)
+
+
+def test_mask_id_says_nothing_without_three_masks(workflow, algo, astronaut):
+    algo.set_parameters({"input_box": "[150, 20, 300, 200]"})
+    workflow.run_on(array=astronaut)
+    single = mask_of(algo).copy()
+    algo.set_parameters({"mask_id": "3"})
+    workflow.run_on(array=astronaut)
+    np.testing.assert_array_equal(mask_of(algo), single)
+    algo.set_parameters(AUTOMATIC | {"input_box": "", "mask_id": "2"})
+    workflow.run_on(array=astronaut)
+    assert algo.get_output_count() == 2
+    assert len(algo.get_masks()) == 1
+    assert mask_of(algo).any()
+
+
 def test_7_overlapping_masks_keep_their_own_ids(workflow, algo, astronaut):
     algo.set_parameters(AUTOMATIC | {"box_nms_thresh": "1", "instance_output": "True"})
     workflow.run_on(array=astronaut)
@@ -184,12 +221,15 @@ def as_kind(image: np.ndarray, kind: str) -> np.ndarray:
 )
 def test_9_every_kind_of_image_is_segmented_and_shown(workflow, algo, astronaut, kind):
     algo.set_parameters({"input_box": "[150, 20, 300, 200]"})
+    if kind == "16-bit RGB":
+        algo.set_parameters({"intensity_range": "[0, 65535]"})
     workflow.run_on(array=as_kind(astronaut, kind))
     mask = mask_of(algo)
     assert mask.shape == (512, 512)
     assert mask.any()
     assert algo.get_image_with_mask().shape == (512, 512, 3)
     if kind in ("RGBA", "16-bit RGB", "float to 1", "float to 255"):
+        algo.set_parameters({"intensity_range": ""})
         workflow.run_on(array=astronaut)
         np.testing.assert_array_equal(mask, mask_of(algo))
 
