@@ -155,12 +155,12 @@ def test_random_weights_in_a_released_architecture(config, tmp_path):
     torch.manual_seed(0)
     weights = torch.load(tiny_checkpoint(tmp_path), weights_only=True)["model"]
     theirs = that_sees(oracle.video_model(CONFIGS / config, weights, strict=False))
-    frames, objects = moving_window(10), {0: BOX, 1: POINT}
+    frames = moving_window(10)
     state = oracle.video_state(theirs, frames)
-    prompt(theirs, state, objects)
+    prompt(theirs, state, {0: BOX})
     logits = oracle.followed(theirs, state)
     threshold = threshold_of(logits)
     expected = at(threshold, logits)
     assert are_seen(expected).mean() > 0.9
-    ours = follow(theirs, frames, {0: list(objects.values())}, threshold, frame_count=10)
+    ours = follow(theirs, frames, {0: [BOX]}, threshold, frame_count=10)
     assert ious(ours, expected).min() >= 0.995
