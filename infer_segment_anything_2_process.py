@@ -7,7 +7,6 @@ import logging
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-import numpy as np
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
@@ -26,6 +25,7 @@ from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, publ
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
 from infer_segment_anything_2.bridge.results import TaskWithMasks
 from infer_segment_anything_2.bridge.wire import InferSegmentAnything2Param, News, check_names
+from infer_segment_anything_2.segmentation.images import to_rgb8
 from infer_segment_anything_2.segmentation.masks import Masks
 from infer_segment_anything_2.segmentation.memory import memory_errors
 from infer_segment_anything_2.segmentation.own_files import blamed_on_config, check_files
@@ -153,9 +153,7 @@ class InferSegmentAnything2(TaskWithMasks):
         return is_done
 
     def _segment(self, parameters: Parameters, progress: RunProgress, is_live: bool) -> None:
-        intensity_range = parameters.intensity_range.value
-        image = image_of(self.get_input(0), intensity_range)
-        self.get_output(0).intensity_range = intensity_range
+        image = image_of(self.get_input(0))
         image_hw = image.shape[:2]
         objects = pointed_at(self.get_input(1), self.get_input(2), parameters, image_hw, self._warn_once)
         if objects is None and is_live:
@@ -173,17 +171,28 @@ class InferSegmentAnything2(TaskWithMasks):
         publish(self, masks, parameters)
 
     def _masks_of(
-        self, segmenter: Segmenter, image: npt.NDArray[np.uint8], request: Request, progress: RunProgress
+        self, segmenter: Segmenter, image: npt.NDArray, request: Request, progress: RunProgress
     ) -> list[Masks]:
-        """The masks of an image, or of the next frame of a video."""
+        """The masks of an image of any kind, or of the next frame of a video; output 0 then shows it as the model saw it."""
         parameters = self._parameters()
+        intensity_range = parameters.intensity_range.value
         if not parameters.track:
-            return segmenter.segment(image, request, progress.searched)
+            self.get_output(0).intensity_range = intensity_range
+            return segmenter.segment(to_rgb8(image, intensity_range), request, progress.searched)
         if parameters.multimask_output:
             self._warn_once("multimask_output is not used where objects are followed (track): each has one mask.")
         may_join = are_found(self.get_input(1), self.get_input(2), parameters)
-        place = place_of(self.get_input(0))
-        return [self._sequence.frame(segmenter, image, request, place, may_join=may_join, progress=progress.searched)]
+        masks = self._sequence.frame(
+            segmenter,
+            image,
+            request,
+            place_of(self.get_input(0)),
+            may_join=may_join,
+            intensity_range=intensity_range,
+            progress=progress.searched,
+        )
+        self.get_output(0).intensity_range = self._sequence.shown
+        return [masks]
 
     def _tell(self, text: str, is_fault: bool = False) -> None:
         """Bring to the panel what the last run or stroke has to say; empty: nothing."""

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
-from infer_segment_anything_2.segmentation.images import Range, to_rgb8
 from infer_segment_anything_2.segmentation.messages import shown
 from infer_segment_anything_2.segmentation.objects import (
     Object,
@@ -72,8 +71,8 @@ def disconnect(task: dataprocess.CSemanticSegmentationTask) -> None:
         task.set_input(dataprocess.CGraphicsInput(), 1)
 
 
-def image_of(source: dataprocess.CImageIO, intensity_range: Range | None = None) -> npt.NDArray[np.uint8]:
-    """The image of an input, (H, W, 3) uint8 RGB, by the range of values if there is one; ValueError where there is none."""
+def image_of(source: dataprocess.CImageIO) -> npt.NDArray:
+    """The image of an input as it is, for :func:`.to_rgb8`; ValueError where there is none."""
     if not source.is_data_available():
         if source.source_file_path and not isinstance(source, dataprocess.CVideoIO):
             raise ValueError(
@@ -82,7 +81,7 @@ def image_of(source: dataprocess.CImageIO, intensity_range: Range | None = None)
                 "bits, or of floats of 32 or 64 bits."
             )
         raise ValueError("The input image is empty or missing. Accepted is an image of one pixel or more.")
-    return to_rgb8(source.get_image(), intensity_range)
+    return source.get_image()
 
 
 def refuse_float16(source: core.CWorkflowTaskIO | None) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from .images import Range, shown_range, to_rgb8
 from .masks import MAX_LABELS, Masks
 from .objects import Object
 from .progress import Progress
@@ -60,6 +61,9 @@ class Sequence:
     def start(self) -> None:
         """Let the next frame be the first of a sequence; what is remembered of earlier ones is freed."""
         self._tracker: Tracker | None = None
+        self.shown: Range | None = (
+            None  #: the values of this sequence that are shown to the model as black and as white
+        )
         self._key: tuple[Hashable, ...] = ()
         self._place = Place()
         self._image: npt.NDArray[np.uint8] | None = None  # of the last frame
@@ -69,22 +73,25 @@ class Sequence:
     def frame(
         self,
         segmenter: Segmenter,
-        image: npt.NDArray[np.uint8],
+        image: npt.NDArray,
         request: Request,
         place: Place = Place(),
         *,
         may_join: bool = False,
+        intensity_range: Range | None = None,
         progress: Progress | None = None,
     ) -> Masks:
         """The followed objects in the next frame.
 
         Args:
             segmenter: of the model.
-            image: (H, W, 3) uint8 RGB.
+            image: as :func:`.to_rgb8` takes it.
             request: what is pointed at, or searched for, in a first frame.
             place: of the frame. The same position with the same picture is the same frame again.
             may_join: somebody found the objects in this very frame, and those that are not followed yet join. Other objects are
                 prompts for the first frame.
+            intensity_range: the values shown as black and as white; None: those of the first frame of the sequence, since an
+                object would look otherwise in each frame.
             progress: told of batches of a search, and of objects followed.
 
         Returns:
@@ -94,15 +101,17 @@ class Sequence:
         is_other_model = self._tracker is not None and self._tracker.predictor is not segmenter.predictor
         if is_other_model or key != self._key or _is_back(place.position, self._place.position):
             self.start()
-        if self._masks is not None and self._is_same(image, place):
+        self.shown = intensity_range or self.shown or shown_range(image)
+        rgb8 = to_rgb8(image, self.shown)
+        if self._masks is not None and self._is_same(rgb8, place):
             return self._masks
         if self._tracker is None:
-            masks = self._first(segmenter, image, request, place, progress)
+            masks = self._first(segmenter, rgb8, request, place, progress)
         else:
-            masks = self._next(self._tracker, segmenter, image, request, may_join, progress)
+            masks = self._next(self._tracker, segmenter, rgb8, request, may_join, progress)
         if self._tracker is not None:
             self._key, self._place, self._masks = key, place, masks
-            self._image = image.copy() if place.position is not None else None
+            self._image = rgb8.copy() if place.position is not None else None
             seen = masks.areas > 0
             self._boxes = np.concatenate([self._boxes, np.zeros((len(masks) - len(self._boxes), 4), np.float32)])
             self._boxes[seen] = masks.boxes_xyxy[seen]

@@ -24,6 +24,7 @@ from pycocotools.coco import COCO
 from tools.video import darkened, frames_of, moving_window, that_loses_what_is_dark, that_sees, write_video
 
 from infer_segment_anything_2.segmentation.export import save_coco
+from infer_segment_anything_2.segmentation.images import shown_range
 
 FRAMES = 5
 BOX = "[70, 20, 190, 130]"
@@ -96,6 +97,22 @@ class Seen:
     @property
     def ids(self) -> list[list]:
         return [list(masks.ids) for masks in self.masks]
+
+
+def test_a_video_keeps_the_values_of_its_first_frame_as_black_and_white(seeing):
+    frames = [frame.astype(np.uint16) * 16 for frame in moving_window(3)]
+    first = shown_range(frames[0])
+    frames[1][:40] = 65535  # would stretch that frame otherwise
+    followed = Seen(seeing, {"input_box": BOX}).on(*frames)
+    overlay = followed.algo.get_image_with_mask()
+    given = Seen(seeing, {"input_box": BOX, "intensity_range": str(list(map(int, first)))}).on(*frames)
+    assert followed.rles == given.rles
+    np.testing.assert_array_equal(overlay, given.algo.get_image_with_mask())
+    again = Seen(seeing, {"input_box": BOX, "intensity_range": "[0, 9000]"}).on(*frames)
+    assert again.rles != given.rles
+    followed.algo.start_video()
+    followed.on(frames[1])
+    assert followed.rles[-1] == Seen(seeing, {"input_box": BOX}).on(frames[1]).rles[0]
 
 
 def test_a_video_is_followed_as_its_frames_one_by_one_are_and_again_the_same(seeing, video):
