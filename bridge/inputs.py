@@ -84,9 +84,9 @@ def image_of(source: dataprocess.CImageIO, intensity_range: Range | None = None)
     return to_rgb8(source.get_image(), intensity_range)
 
 
-def refuse_float16(source: dataprocess.CImageIO) -> None:
-    """Raise ValueError where an input holds an image of float16."""
-    if source.is_data_available() and source.get_image().dtype == np.float16:
+def refuse_float16(source: dataprocess.CImageIO | None) -> None:
+    """Raise ValueError where an input, None before there is one, holds an image of float16."""
+    if source is not None and source.is_data_available() and source.get_image().dtype == np.float16:
         raise ValueError(
             'The input image holds float16, which Ikomia does not take; accepted is image.astype("float32").'
         )
