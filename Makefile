@@ -8,6 +8,7 @@ WORK   ?= $(CACHE)/$(shell printf %s '$(CURDIR)' | cksum | cut -d' ' -f1)
 VENV   := $(WORK)/venv
 QT5    := $(WORK)/qt5
 QT6    := $(WORK)/qt6
+READERS := $(WORK)/readers
 READY  := $(VENV)/ready-$(shell cat requirements.txt tests/requirements.txt | cksum | cut -d' ' -f1)
 HUB    := $(WORK)/hub
 OUT    ?= $(WORK)/demo
@@ -59,7 +60,9 @@ $(READY): requirements.txt tests/requirements.txt
 # which ikomia 0.16.1 bundles.
 $(QT6)/ready: PACKAGES := PyQt6==6.2.3 PyQt6-Qt6==6.2.4 PyQt6-sip
 $(QT5)/ready: PACKAGES := ikomia==0.15.1 PyQt5==5.15.11 PyQt5-Qt5 PyQt5-sip
-$(QT5)/ready $(QT6)/ready: $(READY)
+# What reads exports. Without their dependencies, which $(VENV) has, and with an OpenCV that must not lie beside Ikomia's.
+$(READERS)/ready: PACKAGES := supervision==0.31.2 ultralytics==8.4.190 opencv-python-headless defusedxml pydeprecate
+$(QT5)/ready $(QT6)/ready $(READERS)/ready: $(READY)
 	@rm -rf $(@D)
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(PACKAGES)
@@ -73,16 +76,17 @@ demo: $(READY)
 # Several processes with one thread each: in half the time of one process with several.
 test: lint $(QT5)/ready $(QT6)/ready
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-	@echo "The panel and drawn prompts with ikomia 0.16.1 and PyQt6:"
-	@$(QT6)/bin/python -m pytest -m qt
-	@echo "The same with ikomia 0.15.1 and PyQt5:"
-	@$(QT5)/bin/python -m pytest -m qt
+	@echo "The panel and drawn prompts with ikomia 0.16.1 and PyQt6, and beside them with ikomia 0.15.1 and PyQt5:"
+	@OMP_NUM_THREADS=1 $(QT5)/bin/python -m pytest -m qt tests/workflow > $(WORK)/qt5.log 2>&1 & beside=$$!; \
+		OMP_NUM_THREADS=1 $(QT6)/bin/python -m pytest -m qt tests/workflow; qt6=$$?; \
+		wait $$beside; qt5=$$?; cat $(WORK)/qt5.log; exit $$((qt5 || qt6))
 
 test-slow: $(READY)
 	@$(VENV)/bin/python -m pytest -m slow
 
 # New environments with ikomia and torch alone, the latter by links to the one of $(VENV). Ikomia installs the rest.
-test-install: $(READY)
+test-install: $(READY) $(READERS)/ready
+	@YOLO_CONFIG_DIR=$(READERS) $(READERS)/bin/python tests/install/read_exports.py
 	@rm -rf $(HUB)
 	@$(VENV)/bin/python tests/install/torch_only.py $(HUB)/torch
 	@set -e; for version in $(IKOMIA_VERSIONS); do \

@@ -18,12 +18,13 @@ from infer_segment_anything_2.bridge.inputs import NoDetections, disconnect, ima
 from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, publish
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
 from infer_segment_anything_2.bridge.wire import check_names, from_text, to_text
-from infer_segment_anything_2.segmentation.export import save_coco, save_labels
+from infer_segment_anything_2.segmentation.export import get_polygons, save_coco, save_labels, save_yolo
 from infer_segment_anything_2.segmentation.masks import Masks
 from infer_segment_anything_2.segmentation.memory import memory_errors
 from infer_segment_anything_2.segmentation.own_files import blamed_on_config, check_files
 from infer_segment_anything_2.segmentation.parameters import Parameters, cuda_is_available
-from infer_segment_anything_2.segmentation.request import make_request
+from infer_segment_anything_2.segmentation.polygons import DEFAULT_TOLERANCE, Polygon
+from infer_segment_anything_2.segmentation.request import make_request, ways_to_more
 
 if TYPE_CHECKING:
     from infer_segment_anything_2.segmentation.segmenter import Segmenter
@@ -144,11 +145,7 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         with blamed_on_config(parameters.config_file):
             self._masks = segmenter.segment(image, request, progress.searched)
         if request.search and not len(self._masks[0]):
-            logger.warning(
-                "No mask was found: lower iou_thresh (%g) or stability_score_thresh (%g), or raise points_per_side.",
-                parameters.iou_thresh,
-                parameters.stability_score_thresh,
-            )
+            logger.warning("No mask was found: %s.", ways_to_more(parameters))
         publish(self, self._masks, parameters)
 
     def _warn_once(self, text: str) -> None:
@@ -184,18 +181,46 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
         # Ikomia empties the outputs before each run: after one that failed nothing of an earlier image is left to be saved.
         return list(self._masks) if self.get_output(1).is_data_available() else []
 
-    def save_coco(self, path: str, file_name: str = "image", candidate: int = 0) -> None:
+    def get_polygons(self, candidate: int = 0, tolerance: float = DEFAULT_TOLERANCE) -> list[list[Polygon]]:
+        """The outlines of the masks of the last run: for each mask a list with one polygon (P, 2) for each of its parts.
+
+        Args:
+            candidate: 0, 1 or 2 with multimask_output and a prompt.
+            tolerance: how far in pixels a polygon may run from the edges of the mask's pixels; 0: it is exact.
+        """
+        return get_polygons(self._candidate(candidate), tolerance)
+
+    def save_coco(
+        self,
+        path: str,
+        file_name: str = "image",
+        candidate: int = 0,
+        polygons: bool = False,
+        tolerance: float = DEFAULT_TOLERANCE,
+    ) -> None:
         """Write all masks of the last run with scores and boxes as a COCO JSON file.
 
         Args:
             path: the file to write; one that is there is replaced.
             file_name: what the file says the image is called.
             candidate: 0, 1 or 2 with multimask_output and a prompt.
+            polygons: polygons in place of run lengths.
+            tolerance: of the polygons, as in :meth:`get_polygons`.
         """
-        save_coco(path, {file_name: self._candidate(candidate)})
+        save_coco(path, {file_name: self._candidate(candidate)}, polygons, tolerance)
+
+    def save_yolo(self, path: str, candidate: int = 0, tolerance: float = DEFAULT_TOLERANCE) -> None:
+        """Write all masks of the last run as YOLO's segmentation labels, and the names of classes into data.yaml beside them.
+
+        Args:
+            path: the text file to write; one that is there is replaced, while names in data.yaml keep their indices.
+            candidate: 0, 1 or 2 with multimask_output and a prompt.
+            tolerance: how far in pixels a polygon may run from the exact one.
+        """
+        save_yolo(path, self._candidate(candidate), tolerance)
 
     def save_labels(self, path: str, candidate: int = 0) -> None:
-        """Write all masks of the last run as one PNG of labels; of 16 bits a pixel beyond 255 masks."""
+        """Write all masks of the last run as one PNG or TIFF of labels; of 16 bits a pixel beyond 255 masks."""
         save_labels(path, self._candidate(candidate))
 
     def _candidate(self, index: int) -> Masks:

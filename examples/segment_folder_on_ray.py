@@ -10,6 +10,10 @@ What a detector found, each image its own boxes, from a COCO file; the masks kee
 
     python examples/segment_folder_on_ray.py photos masks --model_name sam2_hiera_tiny --boxes detections.json
 
+As labels to train YOLO with, also those of an earlier run:
+
+    python examples/segment_folder_on_ray.py photos masks --model_name sam2_hiera_tiny --boxes detections.json --format yolo
+
 On a cluster whose machines have the same packages and see both folders under the same paths, from the plugin's folder, which is
 sent along:
 
@@ -18,8 +22,9 @@ sent along:
 
 Only the names of images and their boxes travel through Ray. A worker loads the model once, reads an image itself and writes
 its masks, whole or not at all, to `results/images/<name>.json` in COCO's format. At the end `results/masks.json` has the masks
-of all images and `results/failures.json` says why some have none; the exit status is 1 then. Run it again after an
-interruption, or when there are more images: those that have their masks are left alone, unless their boxes are others now.
+of all images, or `results/labels` has their YOLO labels, and `results/failures.json` says why some have none; the exit status
+is 1 then. Run it again after an interruption, when there are more images, or for another format: those that have their masks
+are left alone, unless their boxes are others now.
 
 With --boxes mask k of an image is that of its box k, in the order of the COCO file. A box outside the image or without area has
 an empty mask, an image without boxes no mask. Boxes are in pixels of the image turned as its EXIF data say; an image that is of
@@ -53,7 +58,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from infer_segment_anything_2.segmentation.masks import Masks
+    from infer_segment_anything_2.segmentation.masks import RLE, Masks
     from infer_segment_anything_2.segmentation.objects import Object
     from infer_segment_anything_2.segmentation.parameters import Parameters
     from infer_segment_anything_2.segmentation.segmenter import Segmenter
@@ -69,6 +74,8 @@ IMAGES_PER_TASK = 8
 #: Workers that may die on one image, for want of memory say, before it counts as a failure.
 MAX_DEATHS = 3
 
+#: What is made of all masks: masks.json with run lengths or with polygons, or a folder of labels.
+FORMATS = ("coco", "coco-polygons", "yolo")
 #: What --boxes takes.
 BOXES_FORM = "a COCO file of detections: lists of images, annotations and categories"
 
@@ -108,6 +115,7 @@ class Job:
         device: "cpu" or "cuda".
         threads: torch's threads in one worker.
         plugin: the plugin's folder; see :func:`load_plugin`.
+        format: one of :data:`FORMATS`.
     """
 
     images: Path
@@ -116,6 +124,7 @@ class Job:
     device: str = "cpu"
     threads: int = 1
     plugin: Path = PLUGIN
+    format: str = "coco"
 
     def masks_file(self, name: str) -> Path:
         """Where the masks of the image `name` are kept."""
@@ -333,7 +342,7 @@ def as_object(detection: Detection, image_hw: tuple[int, int]) -> Object:
 
 
 def segment_folder(job: Job, workers: int = 0, num_gpus: float = 0, detections: Detections | None = None) -> Outcome:
-    """Segment the images that have no masks yet, and write masks.json and failures.json. Ray is started.
+    """Segment the images that have no masks yet, and write masks.json or labels, and failures.json. Ray is started.
 
     Args:
         job: what to do.
@@ -429,25 +438,53 @@ def delete_changed(job: Job, now: dict[str, list[Detection]]) -> None:
 
 
 def merge(job: Job, names: Iterable[str], detections: Detections | None) -> None:
-    """Write masks.json from the files of the images `names`, one at a time in memory, as one `save_coco` would have, with the
-    categories of the COCO file that `detections` are from."""
+    """Write masks.json, or labels, from the files of the images `names`, one at a time in memory, as one `save_coco` or
+    `save_yolo` would have, with the categories of the COCO file that `detections` are from."""
+    from infer_segment_anything_2.segmentation.export import coco_polygons, save_yolo
+
+    trees = ((name, json.loads(job.masks_file(name).read_text(encoding="utf-8"))) for name in names)
 
     def parts() -> Iterable[str]:
         images: list[dict[str, Any]] = []
         categories: dict[int, dict[str, Any]] = {}
         count = 0
         yield '{"annotations": ['
-        for name in names:
-            tree = json.loads(job.masks_file(name).read_text(encoding="utf-8"))
+        for _, tree in trees:
             images.append(tree["images"][0] | {"id": len(images) + 1})
             categories |= {category["id"]: category for category in tree["categories"]}
-            for annotation in tree["annotations"]:
+            for annotation, rle in zip(tree["annotations"], rles_of(tree), strict=True):
+                if job.format == "coco-polygons" and annotation["area"]:
+                    annotation["segmentation"] = coco_polygons(rle)
                 count += 1
                 yield ", " * (count > 1) + json.dumps(annotation | {"id": count, "image_id": len(images)})
         listed = detections.categories if detections else list(categories.values())
         yield f'], "images": {json.dumps(images)}, "categories": {json.dumps(listed)}}}'
 
-    replace(job.results / "masks.json", parts())
+    if job.format == "yolo":
+        classes = [category["name"] for category in detections.categories] if detections else []
+        save_yolo(job.results / "labels", ((name, masks_of(tree)) for name, tree in trees), names=classes)
+    else:
+        replace(job.results / "masks.json", parts())
+
+
+def rles_of(tree: dict[str, Any]) -> list[RLE]:
+    """The masks of one image, from what :meth:`ImageSegmenter.write_masks` has written."""
+    found = [annotation["segmentation"] for annotation in tree["annotations"]]
+    return [{"size": rle["size"], "counts": rle["counts"].encode("ascii")} for rle in found]
+
+
+def masks_of(tree: dict[str, Any]) -> Masks:
+    """The same, named by their categories and with their scores."""
+    from infer_segment_anything_2.segmentation.masks import Masks
+
+    name_of = {category["id"]: category["name"] for category in tree["categories"]}
+    image, annotations = tree["images"][0], tree["annotations"]
+    return Masks(
+        (image["height"], image["width"]),
+        rles_of(tree),
+        np.array([annotation["score"] for annotation in annotations], np.float32),
+        names=[name_of[annotation["category_id"]] for annotation in annotations],
+    )
 
 
 def replace(path: Path, parts: Iterable[str]) -> None:
@@ -501,6 +538,13 @@ def options() -> argparse.ArgumentParser:
         "input_point; its file_names are relative to the folder of images. An image that it does not name counts as one "
         "without boxes and has no mask; images that are not in the folder are left out and counted",
     )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default=FORMATS[0],
+        help="of the masks of all images: masks.json with run lengths or with polygons, or a folder labels for YOLO, with the "
+        "names of its classes in data.yaml; simplified polygons need OpenCV (default: %(default)s)",
+    )
     parser.add_argument("--address", help="of a running Ray; default: RAY_ADDRESS, or a Ray of its own on this machine")
     parameters = parser.add_argument_group("the plugin's parameters")
     for name in (name for name in DECLARATION if name not in NO_OPTIONS):
@@ -533,6 +577,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device="cuda" if args.num_gpus else "cpu",
             threads=args.threads,
             plugin=PLUGIN,
+            format=args.format,
         )
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         ray.init(args.address, ignore_reinit_error=True, logging_level=logging.WARNING)

@@ -1,6 +1,8 @@
-"""Masks in files that other tools read: COCO JSON and label images.
+"""Masks in files that other tools read: COCO JSON, YOLO text and label images.
 
 >>> save_coco("masks.json", {"photo.jpg": masks})
+>>> save_coco("polygons.json", {"photo.jpg": masks}, polygons=True)
+>>> save_yolo("labels", {"photo.jpg": masks})
 >>> save_labels("labels.png", masks)
 """
 
@@ -8,17 +10,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sized
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+import yaml
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from .masks import Masks
+from .masks import RLE, Masks, decode
+from .messages import in_short, not_accepted, shown
 from .painting import class_names, label_image
+from .polygons import DEFAULT_TOLERANCE, Polygon, check_tolerance, one_polygon, part_polygons
 
 #: The category of masks that nobody named.
 NAMELESS = "object"
@@ -26,25 +31,62 @@ NAMELESS = "object"
 #: Images from which on a terminal shows a progress bar.
 MANY = 20
 
+#: By how the name of a file ends, what Pillow writes into it: what keeps every label, of 8 bits and of 16.
+LABEL_FORMATS: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG"},
+    ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
+    ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
+}
 
-def to_coco(images: Mapping[str, Masks] | Iterable[tuple[str, Masks]]) -> dict[str, Any]:
+#: The file with the names of YOLO's classes, beside the labels.
+NAMES_FILE = "data.yaml"
+
+
+def get_polygons(masks: Masks, tolerance: float = DEFAULT_TOLERANCE) -> list[list[Polygon]]:
+    """The outlines of masks: for each mask a list with one polygon for each of its parts, none where it is empty.
+
+    A polygon is (P, 2) float64, x and y in pixels of the image. It runs along the edges of pixels: that around the upper left
+    one goes from 0, 0 to 1, 1. A hole is joined to the outline around it by a bridge without width.
+
+    Args:
+        masks: of one image.
+        tolerance: how far in pixels a polygon may run from the exact outline; 0: it is exact, with every corner.
+
+    Raises:
+        ValueError: a tolerance below 0.
+        ImportError: a tolerance above 0 where OpenCV is not installed.
+    """
+    check_tolerance(tolerance)
+    return [part_polygons(mask, tolerance) for mask in masks]
+
+
+def to_coco(
+    images: Mapping[str, Masks] | Iterable[tuple[str, Masks]],
+    polygons: bool = False,
+    tolerance: float = DEFAULT_TOLERANCE,
+) -> dict[str, Any]:
     """The masks of images in COCO's detection format, as pycocotools.coco.COCO, FiftyOne, CVAT and others read it.
 
     Args:
         images: the masks of each image by its file name, or pairs of both: one at a time if they are generated.
+        polygons: write the polygons of :func:`get_polygons` in place of run lengths. At a tolerance of 0 pycocotools makes the
+            same masks of them. A mask without a pixel has no polygon and keeps its run lengths.
+        tolerance: of the polygons, in pixels.
 
     Returns:
-        A tree for JSON. Each mask is an annotation with `segmentation` (compressed RLE), `area` (pixels), `bbox`
-        ([x, y, width, height] in pixels), `score` (the predicted IoU) and, from automatic mode, `stability_score`.
-        Categories are the names of the masks, in the order in which they come; "object" is that of masks without one.
+        A tree for JSON. Each mask is an annotation with `segmentation` (compressed RLE, or polygons), `area` (pixels of the
+        mask), `bbox` ([x, y, width, height] in pixels), `score` (the predicted IoU) and, from automatic mode,
+        `stability_score`. Categories are the names of the masks, in the order in which they come; "object" is that of masks
+        without one.
+
+    Raises:
+        ValueError, ImportError: as :func:`get_polygons`.
     """
-    pairs = images.items() if isinstance(images, Mapping) else images
-    total = len(images) if isinstance(images, Sized) else None
-    quiet = True if total is not None and total < MANY else None  # None: where there is a terminal
+    check_tolerance(tolerance)
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     categories: dict[str, int] = {}
-    for name, masks in tqdm(pairs, total=total, desc="COCO", unit="image", disable=quiet, leave=False):
+    for name, masks in _with_bar(images, "COCO"):
         height, width = masks.image_hw
         entries.append({"id": len(entries) + 1, "file_name": str(name), "height": height, "width": width})
         for k, (rle, area, box) in enumerate(zip(masks.rles, masks.areas, masks.boxes_xyxy.tolist(), strict=True)):
@@ -55,7 +97,7 @@ def to_coco(images: Mapping[str, Masks] | Iterable[tuple[str, Masks]]) -> dict[s
                 "image_id": len(entries),
                 "category_id": category,
                 "iscrowd": 0,
-                "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
+                "segmentation": coco_polygons(rle, tolerance) if polygons and area else coco_rle(rle),
                 "area": int(area),
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "score": float(masks.scores[k]),
@@ -73,35 +115,172 @@ def to_coco(images: Mapping[str, Masks] | Iterable[tuple[str, Masks]]) -> dict[s
     }
 
 
-def save_coco(path: str | os.PathLike[str], images: Mapping[str, Masks] | Iterable[tuple[str, Masks]]) -> None:
+def coco_rle(rle: RLE) -> dict[str, Any]:
+    """COCO's `segmentation` of a mask as compressed run lengths, for JSON."""
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+
+
+def coco_polygons(rle: RLE, tolerance: float = DEFAULT_TOLERANCE) -> list[list[float]]:
+    """COCO's `segmentation` of a mask as polygons: x, y, x, y and so on, in hundredths of a pixel."""
+    return [polygon.round(2).ravel().tolist() for polygon in part_polygons(decode(rle), tolerance)]
+
+
+def save_coco(
+    path: str | os.PathLike[str],
+    images: Mapping[str, Masks] | Iterable[tuple[str, Masks]],
+    polygons: bool = False,
+    tolerance: float = DEFAULT_TOLERANCE,
+) -> None:
     """Write the masks of images as a COCO JSON file; what it holds: :func:`to_coco`. A file that is there is replaced."""
-    text = json.dumps(to_coco(images), allow_nan=False)
+    text = json.dumps(to_coco(images, polygons, tolerance), allow_nan=False)
     _replace(Path(path), lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def save_labels(path: str | os.PathLike[str], masks: Masks) -> None:
-    """Write all masks as one PNG: 0 background, k + 1 where mask k is on top, smaller masks above larger ones; 8 bits a pixel,
-    or 16 where there are more than 255 masks. A file that is there is replaced.
+def save_yolo(
+    path: str | os.PathLike[str],
+    masks: Masks | Mapping[str, Masks] | Iterable[tuple[str, Masks]],
+    tolerance: float = DEFAULT_TOLERANCE,
+    names: Sequence[str] = (),
+) -> None:
+    """Write masks as YOLO's segmentation labels, and the names of their classes into `data.yaml` beside them.
 
-    Its text entry "names" is a JSON list of the labels' names, "background" first: `Image.open(path).text["names"]` of Pillow.
+    A line is the index of a class and one polygon: x and y as fractions of the image's width and height. It runs through the
+    centres of the outermost pixels, written a quarter of a pixel past the whole number: readers that round and readers that
+    cut off get that pixel. Holes and parts are joined by bridges without width (:func:`.polygons.one_polygon`). A mask without
+    a pixel has no line. A file that is there is replaced.
+
+    `data.yaml` has `names:` as Ultralytics and supervision read it; what training wants beside it (`path`, `train`, `val`) is
+    for you to add. Where it is there already, its names keep their indices and new ones follow, so that many calls can write
+    into one folder. Masks without a name are of the class "object", which has index 0 unless others had it before.
+
+    Args:
+        path: the text file of one image; of several the folder of their files: `a/b.jpg` in `a/b.txt`.
+        masks: of one image, or of each image by its file name, or pairs of both: one at a time if they are generated.
+        tolerance: how far in pixels a polygon may run from the exact outline.
+        names: the first classes, in the order of their indices; empty: those of `data.yaml`.
 
     Raises:
-        ValueError: more masks than 16 bits can number.
+        ValueError: a tolerance below 0, a `data.yaml` without names, a name of an image that leads out of the folder, or
+            two whose labels are the same file.
+        ImportError: a tolerance above 0 where OpenCV is not installed.
     """
+    check_tolerance(tolerance)
+    path = Path(path)
+    if isinstance(masks, Masks):
+        _write_yolo(path, masks, tolerance, _Classes(path.parent / NAMES_FILE, names))
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    classes = _Classes(path / NAMES_FILE, names)
+    classes.save()
+    image_of: dict[PurePath, str] = {}
+    for name, of_image in _with_bar(masks, "YOLO"):
+        file = PurePath(name).with_suffix(".txt")
+        if file.is_absolute() or ".." in file.parts:
+            raise ValueError(not_accepted("image", name, f"a path relative to {shown(path)}"))
+        if image_of.setdefault(file, name) != name:
+            raise ValueError(
+                f"images: the labels of {image_of[file]} and {name} are both {file}; accepted is one of them."
+            )
+        (path / file).parent.mkdir(parents=True, exist_ok=True)
+        _write_yolo(path / file, of_image, tolerance, classes)
+
+
+def _write_yolo(path: Path, masks: Masks, tolerance: float, classes: _Classes) -> None:
+    height, width = masks.image_hw
+    indices = classes.indices_of([masks.name_of(k) for k in range(len(masks))])
+    lines = []
+    for index, mask in zip(indices, masks, strict=True):
+        polygon = (one_polygon(mask, tolerance) - 0.25) / (width, height)
+        if len(polygon):
+            lines.append(f"{index} {' '.join(f'{value:.6f}' for value in polygon.ravel())}\n")
+    _replace(path, lambda partial: partial.write_text("".join(lines), encoding="utf-8"))
+    classes.save()
+
+
+class _Classes:
+    """The names of YOLO's classes in a file, each with its index."""
+
+    def __init__(self, file: Path, names: Sequence[str]) -> None:
+        self._file = file
+        self._tree: dict[str, Any] = {}
+        self._names: dict[int, str] = {}
+        if file.is_file():
+            try:
+                self._tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+                listed = self._tree["names"]
+                pairs = listed.items() if isinstance(listed, dict) else enumerate(listed)
+                self._names = {int(index): str(name) for index, name in pairs}
+            except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+                raise ValueError(
+                    f"{shown(file)} cannot be read ({in_short(error)}); accepted is YAML with the names of classes as names:."
+                ) from error
+        if names:
+            self._names = dict(enumerate(names))
+
+    def indices_of(self, names: Sequence[str]) -> list[int]:
+        """The index of each of `names`; one that is new gets the next."""
+        # Those without a name first, where they are among the first of all.
+        new = [NAMELESS] if "" in names and not self._names else []
+        for name in [*new, *(name or NAMELESS for name in names)]:
+            if name not in self._names.values():
+                self._names[max(self._names, default=-1) + 1] = name
+        index_of = {name: index for index, name in reversed(self._names.items())}
+        return [index_of[name or NAMELESS] for name in names]
+
+    def save(self) -> None:
+        """Write the file, unless it says the same."""
+        listed = self._tree.get("names")
+        if (dict(enumerate(listed)) if isinstance(listed, list) else listed) != self._names:
+            self._tree["names"] = dict(self._names)
+            text = yaml.safe_dump(self._tree, sort_keys=False, allow_unicode=True)
+            _replace(self._file, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def save_labels(path: str | os.PathLike[str], masks: Masks) -> None:
+    """Write all masks as one image: 0 background, k + 1 where mask k is on top, smaller masks above larger ones.
+
+    It has 8 bits a pixel, or 16 where there are more than 255 masks. A file that is there is replaced. The text entry "names"
+    of a PNG is a JSON list of the labels' names, "background" first: `Image.open(path).text["names"]` of Pillow.
+
+    Args:
+        path: of a PNG or a TIFF, as its end says.
+        masks: of one image.
+
+    Raises:
+        ValueError: another kind of file, or more masks than 16 bits can number.
+    """
+    path = Path(path)
+    how = LABEL_FORMATS.get(path.suffix.lower())
+    if how is None:
+        raise ValueError(
+            not_accepted("path", str(path), f"a file that ends with {', '.join(LABEL_FORMATS)}, which keep every label")
+        )
     most = np.iinfo(np.uint16).max
     if len(masks) > most:
         raise ValueError(f"{len(masks)} masks: accepted are at most {most} in a label image.")
     image = Image.fromarray(label_image(masks, most))
     text = PngInfo()
     text.add_text("names", json.dumps(class_names(masks, most)))
-    _replace(Path(path), lambda partial: image.save(partial, format="PNG", pnginfo=text))
+    _replace(path, lambda partial: image.save(partial, pnginfo=text, **how))  # a TIFF leaves it out
+
+
+def _with_bar(images: Mapping[str, Masks] | Iterable[tuple[str, Masks]], title: str) -> Iterator[tuple[str, Masks]]:
+    """The pairs of `images`, with a progress bar on a terminal if there are many, or nobody knows how many."""
+    total = len(images) if isinstance(images, Sized) else None
+    quiet = True if total is not None and total < MANY else None  # None: where there is a terminal
+    pairs = images.items() if isinstance(images, Mapping) else images
+    yield from tqdm(pairs, total=total, desc=title, unit="image", disable=quiet, leave=False)
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file in full or not at all."""
+    """Write a file in full or not at all; what the system refuses is said of `path`."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         write(partial)
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno is None:  # not of the system: Pillow's own
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         partial.unlink(missing_ok=True)

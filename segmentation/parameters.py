@@ -32,6 +32,7 @@ from . import prompt_text
 from .checkpoints import MODEL_NAMES
 from .messages import not_accepted, short
 from .objects import match_labels
+from .search import check_areas
 
 MODEL, PROMPT, AUTOMATIC, ADVANCED, OUTPUT = "Model", "Prompt", "Automatic mode", "Advanced", "Output"
 
@@ -317,6 +318,22 @@ class Parameters(BaseModel):
         ge=0,
         step=10,
     )
+    min_mask_area: int = _declare(
+        0,
+        AUTOMATIC,
+        "Smallest mask (px)",
+        "Whole masks of fewer pixels are dropped, counted in the original image. 0: no limit.",
+        ge=0,
+        step=100,
+    )
+    max_mask_area: int = _declare(
+        0,
+        AUTOMATIC,
+        "Largest mask (px)",
+        "Whole masks of more pixels are dropped, counted in the original image. 0: no limit.",
+        ge=0,
+        step=100,
+    )
     use_m2m: bool = _declare(
         True,
         ADVANCED,
@@ -341,6 +358,11 @@ class Parameters(BaseModel):
                 f"point_grids: {short(str(self.point_grids))}; "
                 "accepted is a number without point_grids, or None together with point_grids: set both at once."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _smallest_and_largest(self) -> Parameters:
+        check_areas(self.min_mask_area, self.max_mask_area)
         return self
 
 
@@ -410,8 +432,9 @@ def faults(values: Mapping[str, Any]) -> dict[str, str]:
     try:
         Parameters(**values)
     except ValidationError as error:
-        # What belongs to no single parameter is about points_per_side and point_grids.
-        return {str(e["loc"][0]) if e["loc"] else "points_per_side": _explain(e, {}) for e in error.errors()}
+        explained = [(e["loc"], _explain(e, {})) for e in error.errors()]
+        # What is about two parameters begins with the name of the first.
+        return {str(loc[0]) if loc else text.partition(":")[0]: text for loc, text in explained}
     return {}
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .messages import short
 from .objects import Object, match_labels, typed_objects
 from .parameters import Parameters
 from .search import AutomaticSettings
 
 #: No logit of a model is greater: masks cut here are as empty, or as full, as masks cut farther out.
 MAX_LOGIT = 1e30
+
+DEFAULTS = AutomaticSettings()
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ def _search(parameters: Parameters, image_hw: tuple[int, int]) -> AutomaticSetti
         crop_n_points_downscale_factor=parameters.crop_n_points_downscale_factor,
         # A larger area than the image's removes no more.
         min_mask_region_area=min(parameters.min_mask_region_area, image_hw[0] * image_hw[1] + 1),
+        min_mask_area=parameters.min_mask_area,
+        max_mask_area=parameters.max_mask_area,
         use_m2m=parameters.use_m2m,
         multimask_output=parameters.multimask_output,
     )
@@ -89,3 +94,25 @@ def _search(parameters: Parameters, image_hw: tuple[int, int]) -> AutomaticSetti
 def _as_logit(threshold: float) -> float:
     """A threshold that float32 holds, and that stays finite when an offset is added to it, with the same masks."""
     return min(max(threshold, -MAX_LOGIT), MAX_LOGIT)
+
+
+def ways_to_more(parameters: Parameters) -> str:
+    """What to do where a search found nothing: every threshold that can have dropped all masks, with its value."""
+    p = parameters
+    is_measured = p.stability_score_thresh > 0
+    can_drop = {
+        "iou_thresh": p.iou_thresh > 0,
+        "stability_score_thresh": is_measured,
+        "stability_score_offset": is_measured and p.stability_score_offset > DEFAULTS.stability_score_offset,
+        "mask_threshold": p.mask_threshold > DEFAULTS.mask_threshold,
+        "min_mask_area": p.min_mask_area > 0,
+    }
+    lower = _one_of([f"{name} ({short(getattr(p, name))})" for name, drops in can_drop.items() if drops])
+    largest = [f"max_mask_area ({short(p.max_mask_area)})"] if p.max_mask_area else []
+    points = "points_per_side" if p.point_grids.value is None else "the number of points in point_grids"
+    higher = _one_of([*largest, points])
+    return f"lower {lower}, or raise {higher}" if lower else f"raise {higher}"
+
+
+def _one_of(names: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -26,12 +26,26 @@ FILTERS = frozenset(
 )
 
 
+def check_areas(min_mask_area: int, max_mask_area: int) -> None:
+    """Refuse limits that no mask can keep.
+
+    Raises:
+        ValueError: the smallest area of masks is above the largest.
+    """
+    if 0 < max_mask_area < min_mask_area:
+        raise ValueError(
+            f"min_mask_area: {short(min_mask_area)} is not accepted with max_mask_area: {short(max_mask_area)}; accepted is a "
+            "smallest area up to the largest, or 0 for no limit: set both at once."
+        )
+
+
 @dataclass(frozen=True)
 class AutomaticSettings:
-    """What automatic mode looks for; names, meaning and defaults are SAM2AutomaticMaskGenerator's.
+    """What automatic mode looks for; names, meaning and defaults are SAM2AutomaticMaskGenerator's, as far as it has them.
 
     `point_grids` holds one (N, 2) array in [0, 1] per crop layer and replaces `points_per_side`. `min_mask_region_area` is in
-    pixels of the image, as in the first SAM: holes and islands that are smaller are removed.
+    pixels of the image, as in the first SAM: holes and islands that are smaller are removed. Of what is left, masks of fewer
+    pixels than `min_mask_area` or of more than `max_mask_area` are dropped; 0: no limit.
     """
 
     points_per_side: int | None = 32
@@ -47,6 +61,8 @@ class AutomaticSettings:
     crop_overlap_ratio: float = 512 / 1500
     crop_n_points_downscale_factor: int = 1
     min_mask_region_area: int = 0
+    min_mask_area: int = 0
+    max_mask_area: int = 0
     use_m2m: bool = False
     multimask_output: bool = True
 
@@ -70,9 +86,10 @@ class AutomaticSettings:
         """Refuse a search that contradicts itself, that would not end, or whose grid would not fit into memory.
 
         Raises:
-            ValueError: neither or both of points_per_side and point_grids, not one grid for each layer, or more than
-                `MAX_GRID_POINTS` in all crops together.
+            ValueError: neither or both of points_per_side and point_grids, not one grid for each layer, more than
+                `MAX_GRID_POINTS` in all crops together, or a smallest area of masks above the largest.
         """
+        check_areas(self.min_mask_area, self.max_mask_area)
         layers = self.crop_n_layers + 1
         if (self.points_per_side is None) == (self.point_grids is None):
             raise ValueError(
@@ -95,3 +112,8 @@ class AutomaticSettings:
                     f"{grid} with crop_n_layers: {short(self.crop_n_layers)} makes more than {MAX_GRID_POINTS} points to ask "
                     "the model at; accepted is fewer points per side, such as 32, or fewer crop layers, such as 1."
                 )
+
+    def keeps(self, areas: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """(N,) bool: which masks of these areas (N,), in pixels of the image, are within the limits."""
+        kept = areas >= self.min_mask_area
+        return kept & (areas <= self.max_mask_area) if self.max_mask_area else kept

@@ -177,7 +177,7 @@ class Segmenter:
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            settings: what to look for. Pixels in it (min_mask_region_area) are pixels of `image`.
+            settings: what to look for. Pixels in it (min_mask_region_area, min_mask_area, max_mask_area) are pixels of `image`.
             input_size_percent: search the image at this size; masks are always at the size of `image`.
             progress: called with the batches done and in all; what it raises ends the search.
 
@@ -188,11 +188,11 @@ class Segmenter:
         with self._running():
             resized = resize_percent(image, input_size_percent)
             area = settings.min_mask_region_area * resized.size / image.size
-            settings = replace(settings, min_mask_region_area=round(area))
-            found = MaskGenerator(self.predictor, settings, self._searches).generate(resized, progress)
-        if resized is image:
-            return found
-        return replace(found, image_hw=image_hw, rles=[encode(_enlarged(mask, image_hw)) for mask in found])
+            of_resized = replace(settings, min_mask_region_area=round(area))
+            found = MaskGenerator(self.predictor, of_resized, self._searches).generate(resized, progress)
+        if resized is not image:
+            found = replace(found, image_hw=image_hw, rles=[encode(_enlarged(mask, image_hw)) for mask in found])
+        return found.take(np.flatnonzero(settings.keeps(found.areas)))
 
 
 def _enlarged(mask: npt.NDArray[np.bool_], image_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:

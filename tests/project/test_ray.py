@@ -16,16 +16,19 @@ import tempfile
 import threading
 from pathlib import Path
 
+import ikomia  # noqa: F401 - brings OpenCV, for polygons
 import numpy as np
 import pytest
 import ray
 import torch
+import yaml
 from conftest import ROOT
 from PIL import Image
+from pycocotools.coco import COCO
 from skimage import data
 
 from infer_segment_anything_2.segmentation.export import to_coco
-from infer_segment_anything_2.segmentation.masks import Masks, encode
+from infer_segment_anything_2.segmentation.masks import Masks, empty, encode
 
 SCRIPT = ROOT / "examples" / "segment_folder_on_ray.py"
 AUTOMATIC = {"points_per_side": "4", "iou_thresh": "0.3", "stability_score_thresh": "0.5", "use_m2m": "False"}
@@ -407,6 +410,48 @@ def test_what_is_wrong_with_a_file_of_boxes_is_said_before_anything_is_segmented
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("wanted", ["coco", "coco-polygons", "yolo"])
+def test_masks_of_all_images_are_written_in_the_format_that_is_asked_for(example, tmp_path, wanted):
+    first, second = np.zeros((40, 60), bool), np.zeros((40, 60), bool)
+    first[5:30, 10:40] = second[20:35, 30:55] = True
+    score = np.ones(1, np.float32)
+    masks = {
+        "a.png": Masks((40, 60), [encode(first)], score, names=["plate"]),
+        "below/b.png": Masks(
+            (40, 60), [encode(second), empty((40, 60))], np.ones(2, np.float32), names=["pot", "plate"]
+        ),
+    }
+    job = example.Job(tmp_path, tmp_path, {}, format=wanted)
+    of_categories = {category["name"]: category["id"] for category in CATEGORIES}
+    for name, of_image in masks.items():
+        tree = to_coco({name: of_image})
+        tree["categories"] = [{"id": of_categories[each], "name": each} for each in dict.fromkeys(of_image.names)]
+        for annotation, each in zip(tree["annotations"], of_image.names, strict=True):
+            annotation["category_id"] = of_categories[each]
+        example.replace(job.masks_file(name), [json.dumps(tree)])
+    example.merge(job, list(masks), example.Detections({}, CATEGORIES))
+
+    if wanted == "yolo":
+        assert not (tmp_path / "masks.json").exists()
+        lines = {name: (tmp_path / "labels" / name).read_text().splitlines() for name in ("a.txt", "below/b.txt")}
+        assert {name: [line.split()[0] for line in found] for name, found in lines.items()} == {
+            "a.txt": ["1"],
+            "below/b.txt": ["0"],
+        }
+        assert yaml.safe_load((tmp_path / "labels" / "data.yaml").read_text())["names"] == {
+            0: "pot",
+            1: "plate",
+            2: "cup",
+        }
+    else:
+        assert not (tmp_path / "labels").exists()
+        coco = COCO(str(tmp_path / "masks.json"))
+        assert [coco.anns[k]["category_id"] for k in (1, 2, 3)] == [3, 7, 3]
+        assert isinstance(coco.anns[1]["segmentation"], list) == (wanted == "coco-polygons")
+        for k, mask in enumerate((first, second, np.zeros((40, 60), bool)), start=1):
+            np.testing.assert_array_equal(coco.annToMask(coco.anns[k]).astype(bool), mask)
+
+
 @pytest.mark.parametrize("size", [{}, {"width": 320, "height": 240}, {"width": 0, "height": 0}])
 def test_a_box_counts_where_the_file_says_nothing_of_the_size_of_the_image_or_the_right_one(example, tmp_path, size):
     tree = {"images": [IMAGE | size], "annotations": [BOXED], "categories": [CATEGORY]}
@@ -432,6 +477,6 @@ def test_boxes_of_a_file_and_a_typed_prompt_are_not_taken_together(example, tmp_
 def test_the_commands_of_the_readme_and_of_the_help_are_accepted(example):
     text = (ROOT / "README.md").read_text() + example.__doc__
     commands = re.findall(r"python examples/segment_folder_on_ray\.py (.*)", text)
-    assert sum("--boxes" in command for command in commands) == 2
+    assert sum("--boxes" in command for command in commands) == 4
     for command in commands:
         example.options().parse_args(shlex.split(command))

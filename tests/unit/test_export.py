@@ -1,4 +1,7 @@
-"""Masks in files: pycocotools and Pillow read back what was written."""
+"""Masks in files: pycocotools, OpenCV and Pillow read back what was written.
+
+What supervision and Ultralytics read: tests/install/read_exports.py, for which `make test-install` installs both.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,17 @@ import io
 import json
 import sys
 
+import ikomia  # noqa: F401 - brings cv2
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
-from infer_segment_anything_2.segmentation.export import save_coco, save_labels, to_coco
-from infer_segment_anything_2.segmentation.masks import Masks, encode
+from infer_segment_anything_2.segmentation.export import get_polygons, save_coco, save_labels, save_yolo, to_coco
+from infer_segment_anything_2.segmentation.masks import Masks, empty, encode
+
+import cv2  # isort: skip
 
 
 def squares(count: int, hw: tuple[int, int] = (40, 60), side: int = 8, stability: bool = False) -> Masks:
@@ -100,21 +107,208 @@ def test_a_file_is_replaced_in_full_or_not_at_all(tmp_path):
     with pytest.raises(RuntimeError, match="the disk is gone"):
         save_coco(path, breaks())
     with pytest.raises(ValueError, match="65536 masks: accepted are at most 65535"):
-        save_labels(path, Masks((1, 1), [encode(np.ones((1, 1), bool))] * 65536, np.zeros(65536, np.float32)))
+        save_labels(
+            tmp_path / "labels.png", Masks((1, 1), [encode(np.ones((1, 1), bool))] * 65536, np.zeros(65536, np.float32))
+        )
     assert len(json.loads(path.read_text())["annotations"]) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["masks.json"]
 
 
-@pytest.mark.parametrize(("count", "bits"), [(0, 8), (255, 8), (256, 16), (600, 16)])
-def test_labels_have_as_many_bits_as_they_need(tmp_path, count, bits):
+RING = np.zeros((12, 16), bool)
+RING[2:9, 3:10] = True
+RING[4:7, 5:8] = False
+PARTS = RING.copy()
+PARTS[10:, 12:] = True
+
+
+def named(*names: str, hw: tuple[int, int] = (12, 16)) -> Masks:
+    """One mask for each name, each of another place."""
+    found = []
+    for k in range(len(names)):
+        mask = np.zeros(hw, bool)
+        mask[1 + k : 4 + k, 2 : 9 + k] = True
+        found.append(mask)
+    return Masks(hw, [encode(m) for m in found], np.ones(len(names), np.float32), names=names)
+
+
+def read_yolo(path, hw, cut=np.floor) -> list[tuple[int, np.ndarray]]:
+    """Index and mask of each line, drawn as readers draw it: cut off as Ultralytics does, or rounded as supervision does."""
+    found = []
+    for line in path.read_text().splitlines():
+        index, *values = line.split()
+        polygon = np.array(values, np.float32).reshape(-1, 2) * np.float32(hw[::-1])
+        canvas = np.zeros(hw, np.uint8)
+        cv2.fillPoly(canvas, [cut(polygon).astype(np.int32)], 1)
+        found.append((int(index), canvas.astype(bool)))
+    return found
+
+
+def names_in(folder) -> dict[int, str]:
+    return yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))["names"]
+
+
+def test_pycocotools_makes_the_same_masks_of_polygons_holes_and_parts_included(tmp_path):
+    masks = Masks((12, 16), [encode(RING), encode(PARTS), empty((12, 16))], np.ones(3, np.float32))
+    save_coco(tmp_path / "masks.json", {"a.jpg": masks}, polygons=True, tolerance=0)
+    coco = COCO(str(tmp_path / "masks.json"))
+    assert [len(coco.anns[k]["segmentation"]) for k in (1, 2)] == [1, 2]
+    assert isinstance(coco.anns[3]["segmentation"], dict)
+    for k, mask in enumerate(masks, start=1):
+        np.testing.assert_array_equal(coco.annToMask(coco.anns[k]).astype(bool), mask)
+        assert coco.anns[k]["area"] == mask.sum()
+    without = to_coco({"a.jpg": masks})["annotations"]
+    assert [a | {"segmentation": 0} for a in coco.anns.values()] == [a | {"segmentation": 0} for a in without]
+
+
+def test_polygons_are_lists_for_each_mask_and_its_parts():
+    outlines = get_polygons(Masks((12, 16), [encode(PARTS), empty((12, 16))], np.ones(2, np.float32)), tolerance=0)
+    assert [len(parts) for parts in outlines] == [2, 0]
+    assert outlines[0][1].tolist() == [[12, 10], [16, 10], [16, 12], [12, 12]]
+
+
+@pytest.mark.parametrize("cut", [np.floor, np.round], ids=["cut off", "rounded"])
+@pytest.mark.parametrize("hw", [(12, 16), (480, 641), (4000, 6001)])
+def test_yolos_polygons_are_the_masks_again_for_readers_that_cut_off_and_that_round(tmp_path, cut, hw):
+    first, second = np.zeros(hw, bool), np.zeros(hw, bool)
+    first[:12, :16] = RING
+    second[-12:, -16:] = ~RING
+    masks = Masks(hw, [encode(first), empty(hw), encode(second)], np.ones(3, np.float32))
+    save_yolo(tmp_path / "a.txt", masks, tolerance=0)
+    lines = read_yolo(tmp_path / "a.txt", hw, cut)
+    assert [index for index, _ in lines] == [0, 0]
+    np.testing.assert_array_equal(lines[0][1], first)
+    # Its second part is joined by a line of pixels.
+    assert (lines[1][1] & second).sum() == second.sum()
+    assert (lines[1][1] & ~second).sum() <= 4
+    assert names_in(tmp_path) == {0: "object"}
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (4, 1), (2, 2)])
+def test_the_smallest_masks_have_three_points_as_readers_want(tmp_path, shape):
+    mask = np.zeros((12, 16), bool)
+    mask[3 : 3 + shape[0], 4 : 4 + shape[1]] = True
+    save_yolo(tmp_path / "a.txt", Masks((12, 16), [encode(mask)], np.ones(1, np.float32)))
+    assert len((tmp_path / "a.txt").read_text().split()) >= 7
+    ((_, drawn),) = read_yolo(tmp_path / "a.txt", (12, 16))
+    np.testing.assert_array_equal(drawn, mask)
+
+
+def test_names_are_yolos_classes_and_keep_their_index_from_file_to_file(tmp_path):
+    save_yolo(tmp_path / "a.txt", named("pot", "taxi", "pot"))
+    assert names_in(tmp_path) == {0: "pot", 1: "taxi"}
+    save_yolo(tmp_path / "b.txt", named("cup", "taxi", ""))
+    assert names_in(tmp_path) == {0: "pot", 1: "taxi", 2: "cup", 3: "object"}
+    assert [[index for index, _ in read_yolo(tmp_path / f"{name}.txt", (12, 16))] for name in "ab"] == [
+        [0, 1, 0],
+        [2, 1, 3],
+    ]
+
+
+def test_masks_without_a_name_have_index_0_beside_named_ones(tmp_path):
+    save_yolo(tmp_path / "a.txt", named("pot", ""))
+    assert names_in(tmp_path) == {0: "object", 1: "pot"}
+    assert [index for index, _ in read_yolo(tmp_path / "a.txt", (12, 16))] == [1, 0]
+
+
+@pytest.mark.parametrize("listed", ["names: [taxi, pot]", "names:\n  0: taxi\n  1: pot\n"])
+def test_a_data_yaml_that_is_there_keeps_its_names_and_all_else(tmp_path, listed):
+    (tmp_path / "data.yaml").write_text(f"train: images\n{listed}\n")
+    before = (tmp_path / "data.yaml").read_bytes()
+    save_yolo(tmp_path / "a.txt", named("pot"))
+    assert (tmp_path / "data.yaml").read_bytes() == before
+    save_yolo(tmp_path / "b.txt", named("Größe"))
+    tree = yaml.safe_load((tmp_path / "data.yaml").read_text(encoding="utf-8"))
+    assert tree == {"train": "images", "names": {0: "taxi", 1: "pot", 2: "Größe"}}
+
+
+@pytest.mark.parametrize("text", ["nc: 3", "names: 5", "[", "names: {first: pot}", ""])
+def test_a_data_yaml_without_names_is_refused_and_stays(tmp_path, text):
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"data\.yaml cannot be read \(.*\); accepted is YAML with the names of classes"
+    ):
+        save_yolo(tmp_path / "a.txt", named("pot"))
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("data.yaml", text)]
+
+
+def test_many_images_become_a_folder_of_labels(tmp_path):
+    pairs = [("a.jpg", named("taxi")), ("below/b.c.png", named()), ("below/a.jpg", named("pot", "taxi"))]
+    save_yolo(tmp_path / "labels", (pair for pair in pairs), names=["pot"])
+    assert names_in(tmp_path / "labels") == {0: "pot", 1: "taxi"}
+    files = {p.relative_to(tmp_path / "labels").as_posix(): p for p in (tmp_path / "labels").rglob("*.txt")}
+    assert set(files) == {"a.txt", "below/b.c.txt", "below/a.txt"}
+    assert [index for index, _ in read_yolo(files["below/a.txt"], (12, 16))] == [0, 1]
+    assert files["below/b.c.txt"].read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ({"../a.jpg": named()}, r"^image: '\.\./a\.jpg' is not accepted; accepted is a path relative to "),
+        ({"/a.jpg": named()}, r"^image: '/a\.jpg' is not accepted; accepted is a path relative to "),
+        (
+            {"a.jpg": named(), "a.png": named()},
+            r"^images: the labels of a\.jpg and a\.png are both a\.txt; accepted is one of them\.",
+        ),
+    ],
+)
+def test_images_whose_labels_would_lie_elsewhere_or_replace_others_are_refused(tmp_path, images, message):
+    with pytest.raises(ValueError, match=message):
+        save_yolo(tmp_path / "labels", images)
+    assert [p.name for p in tmp_path.iterdir()] == ["labels"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "count", "dtype"),
+    [
+        (".png", 0, np.uint8),
+        (".png", 255, np.uint8),
+        (".png", 600, np.uint16),
+        (".PNG", 1, np.uint8),
+        (".tif", 255, np.uint8),
+        (".tiff", 256, np.uint16),
+    ],
+)
+def test_labels_have_as_many_bits_as_they_need_in_the_kind_of_file_that_the_name_says(tmp_path, suffix, count, dtype):
     masks = squares(count, (400, 500))
-    save_labels(tmp_path / "labels.png", masks)
-    assert (tmp_path / "labels.png").read_bytes()[24] == bits  # of a sample (PNG specification, IHDR)
-    labels = np.array(Image.open(tmp_path / "labels.png"))
+    path = tmp_path / f"labels{suffix}"
+    save_labels(path, masks)
+    assert Image.open(path).format == ("PNG" if suffix.lower() == ".png" else "TIFF")
+    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert labels.dtype == dtype
     expected = np.zeros(masks.image_hw, int)
     for k in sorted(range(count), key=lambda k: -masks.areas[k]):
         expected[masks[k]] = k + 1
     assert np.array_equal(labels, expected)
+    assert np.array_equal(np.array(Image.open(path)), expected)
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.gif", "x", "x.png.bak"])
+def test_a_kind_of_file_that_would_change_labels_or_that_is_unknown_is_refused(tmp_path, name):
+    with pytest.raises(
+        ValueError, match=rf"{name}' is not accepted; accepted is a file that ends with \.png, \.tif, \.tiff"
+    ):
+        save_labels(tmp_path / name, squares(1))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [
+        ("a.json", lambda path: save_coco(path, {"a.jpg": squares(1)})),
+        ("a.txt", lambda path: save_yolo(path, squares(1))),
+        ("a.png", lambda path: save_labels(path, squares(1))),
+    ],
+)
+def test_a_folder_that_is_missing_or_a_file_is_told_by_the_path_that_was_given(tmp_path, name, save):
+    with pytest.raises(FileNotFoundError) as missing:
+        save(tmp_path / "missing" / name)
+    assert str(missing.value).endswith(f"'{tmp_path / 'missing' / name}'")
+    (tmp_path / name).mkdir()
+    with pytest.raises(OSError) as is_folder:
+        save(tmp_path / name)
+    assert str(is_folder.value).endswith(f"'{tmp_path / name}'")
+    assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
 def test_a_label_image_carries_the_names_of_its_labels(tmp_path):
@@ -138,3 +332,14 @@ def test_the_task_saves_its_last_run(workflow, algo, astronaut, tmp_path):
     assert np.array_equal(np.array(Image.open(tmp_path / "labels.png")), labels)
     with pytest.raises(ValueError, match="candidate is 3; accepted is 0 to 2"):
         algo.save_labels(str(tmp_path / "labels.png"), candidate=3)
+
+    mask = algo.get_masks()[2][1]
+    algo.save_coco(str(tmp_path / "polygons.json"), candidate=2, polygons=True, tolerance=0)
+    coco = COCO(str(tmp_path / "polygons.json"))
+    assert np.array_equal(coco.annToMask(coco.anns[2]) > 0, mask)
+    outlines = [polygon.ravel().tolist() for polygon in algo.get_polygons(candidate=2, tolerance=0)[1]]
+    assert outlines == coco.anns[2]["segmentation"]
+    algo.save_yolo(str(tmp_path / "labels.txt"), candidate=2)
+    _, (index, drawn) = read_yolo(tmp_path / "labels.txt", astronaut.shape[:2])
+    assert index == 0
+    assert (drawn & mask).sum() / (drawn | mask).sum() > 0.9

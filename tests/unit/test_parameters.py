@@ -61,6 +61,8 @@ TABLE = [
     ("crop_overlap_ratio", "float", 512 / 1500, ["0", "0.999999"], ["-0.0001", "1", "1.5", "nan", "inf", "x"]),
     ("crop_n_points_downscale_factor", "int", 1, ["1", "8"], ["0", "-1", *NO]),
     ("min_mask_region_area", "int", 0, ["0", "1000000"], ["-1", *NO]),
+    ("min_mask_area", "int", 0, ["0", "1000000"], ["-1", *NO]),
+    ("max_mask_area", "int", 0, ["0", "1000000"], ["-1", *NO]),
     ("use_m2m", "bool", True, *BOOL),
     ("instance_output", "bool", False, *BOOL),
 ]
@@ -187,6 +189,20 @@ def test_points_per_side_and_point_grids_exclude_each_other(defaults, values):
         update(defaults, values)
 
 
+def test_a_smallest_area_above_the_largest_is_refused_with_both_and_nothing_is_changed(defaults):
+    before = update(defaults, {"min_mask_area": "100", "max_mask_area": "200"})
+    expected = (
+        "min_mask_area: 201 is not accepted with max_mask_area: 200; accepted is a smallest area up to the largest, or 0 for "
+        "no limit: set both at once."
+    )
+    with pytest.raises(ValueError) as refused:
+        update(before, {"min_mask_area": "201"})
+    assert str(refused.value) == expected
+    assert declared.faults({"min_mask_area": "201", "max_mask_area": "200"}) == {"min_mask_area": expected}
+    assert update(before, {"min_mask_area": "200"}).min_mask_area == 200
+    assert update(before, {"min_mask_area": "201", "max_mask_area": "0"}).min_mask_area == 201
+
+
 def test_point_grids_are_left_again_for_points_per_side(defaults):
     with_grids = update(defaults, {"points_per_side": "None", "point_grids": "[[0.5, 0.5]]"})
     assert update(with_grids, {"points_per_side": "32", "point_grids": ""}) == defaults
@@ -245,8 +261,14 @@ grids = st.lists(st.lists(st.tuples(unit, unit), min_size=1, max_size=3), min_si
 grid_choice = st.integers(1).map(lambda n: {"points_per_side": n}) | grids.map(
     lambda text: {"points_per_side": None, "point_grids": text}
 )
+area_choice = st.tuples(st.integers(0), st.integers(0)).map(
+    lambda areas: {"min_mask_area": min(areas), "max_mask_area": max(areas)}
+) | st.integers(0).map(lambda area: {"min_mask_area": area})
 valid_parameters = st.builds(
-    lambda values, grid: Parameters(**values, **grid), st.fixed_dictionaries(VALUES), grid_choice
+    lambda values, grid, areas: Parameters(**values, **grid, **areas),
+    st.fixed_dictionaries(VALUES),
+    grid_choice,
+    area_choice,
 )
 
 
@@ -305,6 +327,8 @@ def test_any_text_for_any_parameter_is_taken_or_refused_by_name(name, text):
         ("crop_overlap_ratio", Limits(0, 1, True)),
         ("crop_n_points_downscale_factor", Limits(1, None, False)),
         ("min_mask_region_area", Limits(0, None, False)),
+        ("min_mask_area", Limits(0, None, False)),
+        ("max_mask_area", Limits(0, None, False)),
         ("model_name", Limits(None, None, False)),
         ("cuda", Limits(None, None, False)),
     ],

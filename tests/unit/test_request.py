@@ -7,7 +7,7 @@ import pytest
 
 from infer_segment_anything_2.segmentation.objects import Object
 from infer_segment_anything_2.segmentation.parameters import Parameters, update
-from infer_segment_anything_2.segmentation.request import make_request, objects_of
+from infer_segment_anything_2.segmentation.request import make_request, objects_of, ways_to_more
 
 HW = (40, 50)
 BOX = Object(box=np.array([1, 2, 30, 20], np.float32))
@@ -38,6 +38,8 @@ def test_without_objects_every_parameter_of_a_search_reaches_it():
         "crop_overlap_ratio": 0.16,
         "crop_n_points_downscale_factor": 3,
         "min_mask_region_area": 17,
+        "min_mask_area": 18,
+        "max_mask_area": 19,
         "use_m2m": False,
         "multimask_output": True,
     }
@@ -90,3 +92,31 @@ def test_an_empty_list_is_no_object_and_no_search_unless_another_prompt_holds_on
         assert objects_of(parameters(input_box=unset, input_point=unset), HW) is None
     (thing,) = objects_of(parameters(input_box="[]", input_point="[1, 2]"), HW) or []
     assert thing.points.tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, "lower iou_thresh (0.8) or stability_score_thresh (0.95), or raise points_per_side"),
+        (
+            {"min_mask_area": 7},
+            "lower iou_thresh (0.8), stability_score_thresh (0.95) or min_mask_area (7), or raise points_per_side",
+        ),
+        (
+            {"iou_thresh": 0, "stability_score_thresh": 0, "min_mask_area": 7, "max_mask_area": 90},
+            "lower min_mask_area (7), or raise max_mask_area (90) or points_per_side",
+        ),
+        (
+            {"stability_score_offset": 5, "mask_threshold": 2.5, "iou_thresh": 0},
+            "lower stability_score_thresh (0.95), stability_score_offset (5.0) or mask_threshold (2.5), "
+            "or raise points_per_side",
+        ),
+        ({"iou_thresh": 0, "stability_score_thresh": 0, "stability_score_offset": 5}, "raise points_per_side"),
+        (
+            {"points_per_side": "None", "point_grids": "[[0.5, 0.5]]", "stability_score_thresh": 0},
+            "lower iou_thresh (0.8), or raise the number of points in point_grids",
+        ),
+    ],
+)
+def test_a_search_that_finds_nothing_is_told_every_threshold_that_can_be_the_cause_and_no_other(values, expected):
+    assert ways_to_more(parameters(**values)) == expected

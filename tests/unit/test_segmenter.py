@@ -173,3 +173,22 @@ def test_no_warning_about_sam2s_use_of_torch_reaches_the_user(astronaut):
         segmenter.generate(astronaut, LOOSE)
         segmenter.predict(astronaut, prompts(astronaut))
     assert [str(warning.message) for warning in caught] == []
+
+
+@pytest.mark.parametrize("percent", [100, 40])
+def test_masks_are_dropped_by_their_area_in_the_original_image_both_limits_included(nano, astronaut, percent):
+    every = nano.generate(astronaut, LOOSE, input_size_percent=percent)
+    areas = sorted(every.areas)
+    low, high = int(areas[1]), int(areas[-2])
+    assert areas[0] < low < high < areas[-1]
+    for least, most in ((low, 0), (0, high), (low, high)):
+        limited = AutomaticSettings(**(vars(LOOSE) | {"min_mask_area": least, "max_mask_area": most}))
+        kept = nano.generate(astronaut, limited, input_size_percent=percent)
+        expected = [k for k, area in enumerate(every.areas) if least <= area <= (most or area)]
+        assert kept.rles == [every.rles[k] for k in expected]
+        np.testing.assert_array_equal(kept.scores, every.scores[expected])
+
+
+def test_a_smallest_area_above_the_largest_is_refused(nano, astronaut):
+    with pytest.raises(ValueError, match=r"^min_mask_area: 9 is not accepted with max_mask_area: 8"):
+        nano.generate(astronaut, AutomaticSettings(min_mask_area=9, max_mask_area=8))

@@ -254,8 +254,16 @@ def any_value_of(name: str) -> st.SearchStrategy:
 
 
 own_grid = st.sampled_from([{}, {"points_per_side": None, "point_grids": "[[[0.5, 0.25], [1, 0]]]"}])
+
+
+def with_areas_in_order(values: dict) -> dict:
+    """The values with a smallest area that is not above the largest."""
+    areas = sorted((values["min_mask_area"], values["max_mask_area"]))
+    return values | dict(zip(("min_mask_area", "max_mask_area"), areas, strict=True))
+
+
 any_parameters = st.builds(
-    lambda values, grid: Parameters(**(values | grid)),
+    lambda values, grid: Parameters(**(with_areas_in_order(values) | grid)),
     st.fixed_dictionaries({name: any_value_of(name) for name in DECLARATION}),
     own_grid,
 )
@@ -336,6 +344,8 @@ TYPED = {
     "crop_overlap_ratio": "0.999",
     "crop_n_points_downscale_factor": "3",
     "min_mask_region_area": "5000000000",
+    "min_mask_area": "100",
+    "max_mask_area": "5000000000",
     "model_weight_file": "/a b/tuned.pt",
     "config_file": "configs/sam2/sam2_hiera_t.yaml",
     "input_box": "[[1, 2, 3, 4], [5, 6, 7, 8]]",
@@ -374,6 +384,17 @@ def test_own_points_replace_the_grid(driver):
     assert driver.text("note_points_per_side") == ""
     sent = driver.apply()
     assert (sent["points_per_side"], sent["point_grids"]) == ("None", "[[[0.5, 0.5]]]")
+
+
+def test_a_smallest_area_above_the_largest_is_said_and_not_sent(driver):
+    driver.type("max_mask_area", "100")
+    driver.type("min_mask_area", "101")
+    assert driver.text("note_min_mask_area").startswith("min_mask_area: 101 is not accepted with max_mask_area: 100")
+    assert driver.apply() is None
+    driver.type("min_mask_area", "100")
+    assert driver.text("note_min_mask_area") == ""
+    sent = driver.apply()
+    assert (sent["min_mask_area"], sent["max_mask_area"]) == ("100", "100")
 
 
 @pytest.mark.parametrize(
