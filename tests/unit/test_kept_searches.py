@@ -22,15 +22,15 @@ LAXER = replace(FIRST, pred_iou_thresh=0.2, stability_score_thresh=0.3)
 SEARCHES = {
     "three masks a point": replace(FIRST, points_per_side=4),
     "one mask a point": replace(FIRST, points_per_side=4, multimask_output=False),
-    "refined": replace(FIRST, points_per_side=3, use_m2m=True),
+    "refined": replace(FIRST, points_per_side=2, points_per_batch=3, use_m2m=True),
     "crops": replace(FIRST, points_per_side=2, crop_n_layers=1),
 }
 #: What a user tunes, with the values of a hurried one.
 THRESHOLDS = {
     "pred_iou_thresh": [0.0, 0.1, 0.2, 0.3, 0.5, 0.7],
     "stability_score_thresh": [0.0, 0.3, 0.6, 0.8],
-    "box_nms_thresh": [0.0, 0.3, 0.7, 1.0],
-    "crop_nms_thresh": [0.0, 0.3, 0.7, 1.0],
+    "box_nms_thresh": [1.0, 0.7, 0.3, 0.0],
+    "crop_nms_thresh": [1.0, 0.7, 0.3, 0.0],
     "min_mask_region_area": [0, 50, 500],
     "min_mask_area": [0, 1000],
     "max_mask_area": [0, 10000],
@@ -70,17 +70,15 @@ def search_anew(nano, search: AutomaticSettings) -> Masks:
 
 
 def assert_any_change_gives_the_masks_of_a_fresh_search(nano, search: AutomaticSettings, examples: int) -> None:
-    change = st.sampled_from(sorted(THRESHOLDS)).flatmap(
-        lambda name: st.tuples(st.just(name), st.sampled_from(THRESHOLDS[name]))
-    )
+    some = st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in THRESHOLDS.items()})
     expected: dict[tuple, Masks] = {}
 
     @settings(max_examples=examples, deadline=None, database=None, phases=[Phase.generate])
-    @given(st.lists(change, min_size=2, max_size=6))
+    @given(st.lists(some, min_size=3, max_size=4))
     def check(changes):
         steps = [search]
-        for name, value in changes:
-            steps.append(replace(steps[-1], **{name: value}))
+        for change in changes:
+            steps.append(replace(steps[-1], **change))
         found = [search_anew(nano, search), *(nano.generate(IMAGE, step) for step in steps[1:])]
         for step, masks in zip(steps, found, strict=True):
             thresholds = tuple(getattr(step, name) for name in sorted(THRESHOLDS))
@@ -89,7 +87,7 @@ def assert_any_change_gives_the_masks_of_a_fresh_search(nano, search: AutomaticS
             assert_equal(masks, expected[thresholds])
 
     check()
-    assert len({len(masks) for masks in expected.values()}) > 2, "all thresholds found the same: nothing was compared"
+    assert len({len(masks) for masks in expected.values()}) > 1, "all thresholds found the same: nothing was compared"
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -103,7 +101,7 @@ def test_so_it_does_where_masks_are_measured_by_their_pixels(nano):
 
 
 def test_every_threshold_that_chooses_among_masks_is_tested_here():
-    assert FILTERS == set(THRESHOLDS)
+    assert set(THRESHOLDS) == FILTERS
     assert set(THRESHOLDS) <= set(vars(FIRST))
 
 
@@ -128,10 +126,11 @@ def test_stricter_thresholds_decode_nothing(segmenter, decoded):
 
 
 def test_laxer_thresholds_decode_what_was_never_made_and_a_little_more(segmenter, decoded):
-    # Some of its predicted IoUs lie between any two of these.
-    expected = segmenter.generate(IMAGE, replace(LAXER, pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0))
+    expected = segmenter.generate(
+        IMAGE, replace(LAXER, pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0)
+    )
     segmenter.forget_images()
-    start, *thresholds = np.quantile(expected.scores, [0.9, 0.8, 0.7, 0.6, 0.3])
+    start, *thresholds = np.linspace(*np.quantile(expected.scores, [0.9, 0.1]), 5)
     segmenter.generate(IMAGE, replace(LAXER, pred_iou_thresh=float(start)))
     steps = []
     for threshold in thresholds:
@@ -144,10 +143,11 @@ def test_laxer_thresholds_decode_what_was_never_made_and_a_little_more(segmenter
 
 
 def test_what_decoding_depends_on_begins_another_search(segmenter, decoded):
-    segmenter.generate(IMAGE, FIRST)
+    search = replace(FIRST, points_per_side=2)
+    segmenter.generate(IMAGE, search)
     grid = [np.array([[0.5, 0.5], [0.2, 0.3]])]
     for change in (
-        {"points_per_side": 4},
+        {"points_per_side": 1},
         {"points_per_side": None, "point_grids": grid},
         {"points_per_side": None, "point_grids": [grid[0][::-1]]},
         {"points_per_batch": 9},
@@ -159,7 +159,7 @@ def test_what_decoding_depends_on_begins_another_search(segmenter, decoded):
         {"crop_n_layers": 1, "points_per_side": 1, "crop_overlap_ratio": 0.1},
     ):
         decoded.clear()
-        segmenter.generate(IMAGE, replace(FIRST, **change))
+        segmenter.generate(IMAGE, replace(search, **change))
         assert decoded, change
 
 
@@ -244,13 +244,13 @@ def test_the_last_searches_are_kept_and_no_more(segmenter, decoded, monkeypatch)
 
 
 def test_searches_take_no_more_bytes_than_they_may(segmenter, decoded, monkeypatch):
-    searches = [replace(LAXER, points_per_side=side, crop_n_layers=1) for side in (2, 3)]
+    searches = [replace(LAXER, points_per_side=side, crop_n_layers=1) for side in (1, 2)]
     expected, sizes = [], []
     for search in searches:
         expected.append(segmenter.generate(IMAGE, search))
         sizes.append(segmenter._searches.nbytes)
     assert 0 < sizes[0] < sizes[1]
-    (kept,) = [s for s in segmenter._searches._kept.values() if len(s.crops[0].made) == 27]
+    (kept,) = [s for s in segmenter._searches._kept.values() if len(s.crops[0].made) == 12]
     counts = [of_mask for crop in kept.crops for of_mask in crop.counts.values()]
     assert kept.nbytes >= sum(map(len, counts))
     assert len(counts) > len(expected[1])
