@@ -240,6 +240,7 @@ def other_thresholds(model: Model, repeats: int) -> list[Row]:
 
     def row(work: str, *searches: AutomaticSettings) -> Row:
         def before() -> None:
+            segmenter.forget_images()
             for search in searches[:-1]:
                 segmenter.generate(image, search)
 

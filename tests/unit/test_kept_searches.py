@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import ikomia  # noqa: F401 - brings the cv2 that sam2's remove_small_regions imports
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
@@ -23,7 +24,7 @@ SEARCHES = {
     "three masks a point": replace(FIRST, points_per_side=4),
     "one mask a point": replace(FIRST, points_per_side=4, multimask_output=False),
     "refined": replace(FIRST, points_per_side=2, points_per_batch=3, use_m2m=True),
-    "crops": replace(FIRST, points_per_side=2, crop_n_layers=1),
+    "crops": replace(FIRST, points_per_side=2, crop_n_layers=1, multimask_output=False),
 }
 #: What a user tunes, with the values of a hurried one.
 THRESHOLDS = {
@@ -92,12 +93,12 @@ def assert_any_change_gives_the_masks_of_a_fresh_search(nano, search: AutomaticS
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_any_change_of_thresholds_gives_the_masks_of_a_fresh_search(nano, name):
-    assert_any_change_gives_the_masks_of_a_fresh_search(nano, SEARCHES[name], examples=4)
+    assert_any_change_gives_the_masks_of_a_fresh_search(nano, SEARCHES[name], examples=3)
 
 
 @pytest.mark.usefixtures("measured_as_on_a_gpu")
 def test_so_it_does_where_masks_are_measured_by_their_pixels(nano):
-    assert_any_change_gives_the_masks_of_a_fresh_search(nano, SEARCHES["three masks a point"], examples=4)
+    assert_any_change_gives_the_masks_of_a_fresh_search(nano, SEARCHES["three masks a point"], examples=3)
 
 
 def test_every_threshold_that_chooses_among_masks_is_tested_here():
