@@ -14,7 +14,7 @@ from ikomia import core, dataprocess
 from ikomia.core.task import TaskParam
 
 from infer_segment_anything_2.bridge.errors import in_a_sentence
-from infer_segment_anything_2.bridge.inputs import NoDetections, disconnect, image_of, pointed_at
+from infer_segment_anything_2.bridge.inputs import NoDetections, disconnect, image_of, pointed_at, refuse_float16
 from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, publish
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
 from infer_segment_anything_2.bridge.wire import check_names, from_text, to_text
@@ -101,6 +101,13 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
             raise RuntimeError(str(error)) from error  # what Ikomia makes of an error in set_values
         super().set_parameters(params)
 
+    @in_a_sentence
+    def update_static_outputs(self) -> None:
+        """Called by Ikomia with a new input, before anything else: it fails in OpenCV at an image of float16 (0.16.1), and says
+        nothing of it."""
+        refuse_float16(self.get_input(0))
+        super().update_static_outputs()
+
     def get_progress_steps(self) -> int:
         """How far Studio's bar goes in one run."""
         return PROGRESS_STEPS
@@ -136,7 +143,9 @@ class InferSegmentAnything2(dataprocess.CSemanticSegmentationTask):
 
     def _segment(self, progress: RunProgress) -> None:
         parameters = self._parameters()
-        image = image_of(self.get_input(0))
+        intensity_range = parameters.intensity_range.value
+        image = image_of(self.get_input(0), intensity_range)
+        self.get_output(0).intensity_range = intensity_range
         image_hw = image.shape[:2]
         objects = pointed_at(self.get_input(1), self.get_input(2), parameters, image_hw, self._warn_once)
         request = make_request(parameters, objects, image_hw)

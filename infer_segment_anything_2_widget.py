@@ -20,6 +20,7 @@ from ikomia.utils import pyqtutils, qtconversion
 from infer_segment_anything_2.infer_segment_anything_2_process import InferSegmentAnything2Param
 from infer_segment_anything_2.segmentation import parameters as declared
 from infer_segment_anything_2.segmentation.checkpoints import catalogue_entry, checkpoint_state
+from infer_segment_anything_2.segmentation.own_files import own_path
 
 _binding = pyqtutils.QWidget.__module__.partition(".")[0]  # "PyQt6" or "PyQt5"
 qtcore: Any = import_module(f"{_binding}.QtCore")
@@ -50,7 +51,7 @@ ARMED = """QPushButton:checked {
 }"""
 CATEGORIES = {"category_foreground": "Foreground", "category_background": "Background"}
 FILE_KINDS = {
-    "model_weight_file": "PyTorch weights (*.pt *.pth);;All files (*)",
+    "model_weight_file": "Weights (*.pt *.pth *.ckpt *.safetensors);;All files (*)",
     "config_file": "YAML files (*.yaml *.yml);;All files (*)",
 }
 
@@ -446,7 +447,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         """Check what was typed and say beside each field what is wrong with it."""
         weights = self.fields["model_weight_file"]
         path = weights.read().strip()
-        weights.hint = "There is no such file." if path and not os.path.isfile(path) else ""
+        weights.hint = "There is no such file." if path and not os.path.isfile(own_path(path)) else ""
         faults = self._faults()
         for name, field in self.fields.items():
             field.explain(faults.get(name, ""))

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
-from infer_segment_anything_2.segmentation.images import to_rgb8
+from infer_segment_anything_2.segmentation.images import Range, to_rgb8
+from infer_segment_anything_2.segmentation.messages import shown
 from infer_segment_anything_2.segmentation.objects import (
     Object,
     assigned,
@@ -23,7 +24,7 @@ from infer_segment_anything_2.segmentation.objects import (
 )
 from infer_segment_anything_2.segmentation.parameters import Parameters
 from infer_segment_anything_2.segmentation.prompt_text import Labels
-from infer_segment_anything_2.segmentation.request import objects_of
+from infer_segment_anything_2.segmentation.request import doubts_about, objects_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +70,25 @@ def disconnect(task: dataprocess.CSemanticSegmentationTask) -> None:
         task.set_input(dataprocess.CGraphicsInput(), 1)
 
 
-def image_of(source: dataprocess.CImageIO) -> npt.NDArray[np.uint8]:
-    """The image of an input, (H, W, 3) uint8 RGB; ValueError where there is none."""
+def image_of(source: dataprocess.CImageIO, intensity_range: Range | None = None) -> npt.NDArray[np.uint8]:
+    """The image of an input, (H, W, 3) uint8 RGB, by the range of values if there is one; ValueError where there is none."""
     if not source.is_data_available():
+        if source.source_file_path and not isinstance(source, dataprocess.CVideoIO):
+            raise ValueError(
+                f"The input image {shown(source.source_file_path)} is damaged or of a kind that Ikomia does not read, such as "
+                "one of five bands or of float16. Accepted are 1, 3 or 4 channels of 8 or 16 bits, of signed integers of 32 "
+                "bits, or of floats of 32 or 64 bits."
+            )
         raise ValueError("The input image is empty or missing. Accepted is an image of one pixel or more.")
-    return to_rgb8(source.get_image())
+    return to_rgb8(source.get_image(), intensity_range)
+
+
+def refuse_float16(source: dataprocess.CImageIO) -> None:
+    """Raise ValueError where an input holds an image of float16."""
+    if source.is_data_available() and source.get_image().dtype == np.float16:
+        raise ValueError(
+            'The input image holds float16, which Ikomia does not take; accepted is image.astype("float32").'
+        )
 
 
 def pointed_at(
@@ -106,6 +121,8 @@ def pointed_at(
             warn("The prompt that is typed counts; what the connected task found is not used.")
         if not typed:
             warn("The prompt that is typed, [], says that there is no object: the result is empty.")
+        for doubt in doubts_about(parameters, image_hw):
+            warn(doubt)
         return typed
     if has_detections or has_graphics:
         if has_detections:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
-from infer_segment_anything_2.segmentation.images import to_rgb8
+from infer_segment_anything_2.segmentation.images import Range, to_rgb8
 from infer_segment_anything_2.segmentation.masks import MAX_LABELS, Masks
 from infer_segment_anything_2.segmentation.painting import class_colours, class_names, label_image, overlay
 from infer_segment_anything_2.segmentation.parameters import Parameters
@@ -30,6 +30,7 @@ class OverlaidImage(dataprocess.CImageIO):
 
     def __init__(self, when_emptied: Callable[[], Any] = lambda: None) -> None:
         dataprocess.CImageIO.__init__(self, core.IODataType.IMAGE)
+        self.intensity_range: Range | None = None  #: of the run whose image this is
         self._when_emptied = when_emptied
 
     def clear_data(self) -> None:
@@ -41,7 +42,7 @@ class OverlaidImage(dataprocess.CImageIO):
         """(H, W, 3) uint8 RGB: the image with the masks of `mask_io` in their colours, or without any before a run."""
         if not self.is_data_available():
             raise ValueError("There is no image to show yet: run the workflow first.")
-        image, labels = to_rgb8(self.get_image()), mask_io.get_mask()
+        image, labels = to_rgb8(self.get_image(), self.intensity_range), mask_io.get_mask()
         return overlay(image, labels, mask_io.get_colors()) if labels.shape == image.shape[:2] else image
 
 

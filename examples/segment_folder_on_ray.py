@@ -279,8 +279,12 @@ class ImageSegmenter:
         replace(self.job.masks_file(name), [json.dumps(tree, allow_nan=False)])
 
 
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """The image (H, W, 3) RGB in a file, turned as its EXIF data say.
+def read_image(path: Path, intensity_range: tuple[float, float] | None = None) -> npt.NDArray[np.uint8]:
+    """The image (H, W, 3) RGB in a file, turned as its EXIF data say; of a TIFF its first page.
+
+    Args:
+        path: of the file.
+        intensity_range: the values that are shown as black and white; None: found in the image.
 
     Raises:
         Exception: of whatever kind Pillow raises for a file that is no image, or only a part of one.
@@ -291,7 +295,7 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
         image = ImageOps.exif_transpose(file)
         if image.mode not in ("1", "L", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
             image = image.convert("RGB")  # palettes, CMYK and the like
-        return to_rgb8(np.asarray(image))
+        return to_rgb8(np.asarray(image), intensity_range)
 
 
 def segment(
@@ -308,7 +312,7 @@ def segment(
     from infer_segment_anything_2.segmentation.masks import best_of
     from infer_segment_anything_2.segmentation.request import make_request, objects_of
 
-    image = read_image(path)
+    image = read_image(path, parameters.intensity_range.value)
     image_hw = image.shape[:2]
     if detections is None:
         objects = objects_of(parameters, image_hw)

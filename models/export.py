@@ -1,14 +1,18 @@
 """Write the weights of a stage as sam2_hiera_nano.pt: {"model": weights} in half precision, checked.
 
-python export.py stage.pt sam2_hiera_nano.pt
+    python export.py                      # the stage "scores" of the cache folder, into this folder
+    python export.py STAGE.pt WEIGHTS.pt
+
+The logits are multiplied by train.py's LOGIT_SCALE.
 """
 
 import argparse
+import logging
 import os
 from pathlib import Path
 
 import torch
-from train import build, save
+from train import HERE, LOGIT_SCALE, build, save, scale_logits, stage_file
 
 MAX_BYTES = 10_000_000
 IMAGE_SIZE = 512
@@ -17,12 +21,14 @@ IMAGE_SIZE = 512
 def main() -> None:
     """Read, halve, check, write; the old file stays until the new one has passed."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("stage", type=Path, help="OUT of train.py")
-    p.add_argument("weights", type=Path, help="file to write")
+    p.add_argument("stage", type=Path, nargs="?", default=stage_file("scores"), help="weights of a stage of train.py")
+    p.add_argument("weights", type=Path, nargs="?", default=HERE / "sam2_hiera_nano.pt", help="file to write")
     args = p.parse_args()
-    state = torch.load(args.stage, map_location="cpu", weights_only=True)["model"]
+    model = build(IMAGE_SIZE)
+    model.load_state_dict(torch.load(args.stage, map_location="cpu", weights_only=True)["model"])
+    scale_logits(model, LOGIT_SCALE)
     candidate = args.weights.with_name(args.weights.name + ".new")
-    save({"model": {name: value.half() for name, value in state.items()}}, candidate)
+    save({"model": {name: value.half() for name, value in model.state_dict().items()}}, candidate)
     written = torch.load(candidate, weights_only=True)["model"]
     build(IMAGE_SIZE).load_state_dict({name: value.float() for name, value in written.items()})
     if not all(value.isfinite().all() for value in written.values()):
@@ -30,7 +36,8 @@ def main() -> None:
     if (size := candidate.stat().st_size) > MAX_BYTES:
         raise ValueError(f"{args.stage} takes {size} bytes, expected at most {MAX_BYTES}")
     os.replace(candidate, args.weights)
-    print(f"{args.weights}: {size / 1e6:.1f} MB")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.info("%s: %.1f MB", args.weights, size / 1e6)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ colours and the backgrounds are flat, gradients, stripes, checks, smooth noise a
 of scikit-image and scikit-learn. Later objects hide earlier ones, so a mask is what remains visible of its
 object.
 
-There are three kinds of scene:
+There are three kinds of scene here, and those over photographs in `photo_scenes.py`:
 
 - "plain" (training and evaluation) is what the figures of the README are measured on;
 - "wide" (training) adds drawing styles, thin shapes, crowded pictures, camera artefacts and grey pictures;
@@ -22,8 +22,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
+from data import CACHE
 from PIL import Image
 
+PREPARED = CACHE / "prepared"
 KINDS = ("plain", "wide", "sketch")
 HELD_OUT = 200
 OBJECT_SIZE = 256  # pixels a side of an emoji in the package, and of a shape before it is placed
@@ -56,7 +58,13 @@ def emoji_split(folder: str) -> tuple[list[str], list[str]]:
 
 
 @functools.cache
-def _photos(held_out: bool) -> list[npt.NDArray[np.uint8]]:
+def training_photos() -> list[npt.NDArray[np.uint8]]:
+    """The photographs that data.py prepared for training, (H, W, 3) uint8."""
+    return [np.asarray(Image.open(path).convert("RGB")) for path in sorted((PREPARED / "photos").glob("*.png"))]
+
+
+@functools.cache
+def photos(held_out: bool) -> list[npt.NDArray[np.uint8]]:
     """Sample photographs, (H, W, 3) uint8.
 
     Three of them serve as pictures to try the model on, so only scenes for evaluation have crops of them.
@@ -64,21 +72,24 @@ def _photos(held_out: bool) -> list[npt.NDArray[np.uint8]]:
     import sklearn.datasets
     from skimage import data
 
-    photos = [
+    pictures = [
         data.rocket(),
         data.retina()[300:1100, 300:1100],
         data.hubble_deep_field(),
         data.immunohistochemistry(),
     ]
-    photos += [cv2.cvtColor(load(), cv2.COLOR_GRAY2RGB) for load in (data.brick, data.grass, data.gravel)]
-    photos += list(sklearn.datasets.load_sample_images().images)
+    pictures += [cv2.cvtColor(load(), cv2.COLOR_GRAY2RGB) for load in (data.brick, data.grass, data.gravel)]
+    pictures += list(sklearn.datasets.load_sample_images().images)
     if held_out:
-        photos += [data.astronaut(), data.chelsea(), data.coffee()]
-    return [np.ascontiguousarray(photo[..., :3]) for photo in photos]
+        pictures += [data.astronaut(), data.chelsea(), data.coffee()]
+    else:
+        pictures += training_photos()
+    return [np.ascontiguousarray(photo[..., :3]) for photo in pictures]
 
 
 @functools.lru_cache(maxsize=4096)
-def _emoji(path: str) -> npt.NDArray[np.uint8]:
+def read_object(path: str) -> npt.NDArray[np.uint8]:
+    """(n, n, 4) uint8: the colours and alpha of a prepared object."""
     return np.asarray(Image.open(path).convert("RGBA"))
 
 
@@ -112,7 +123,7 @@ def texture(r: random.Random, n: int, wide: bool) -> FloatImage:
         return _flat(r, n)
     angle = r.uniform(0, 2 * math.pi)
     if 0.5 <= kind < 0.85:
-        photo = r.choice(_photos(not wide))
+        photo = r.choice(photos(not wide))
         h, w = photo.shape[:2]
         c = int(r.uniform(0.25, 0.95) * min(h, w))
         y, x = r.randint(0, h - c), r.randint(0, w - c)
@@ -192,14 +203,14 @@ def shape_alpha(r: random.Random, wide: bool) -> npt.NDArray[np.uint8]:
     return _polygon(alpha, np.stack([c + np.cos(angles) * radii, c + np.sin(angles) * radii], 1))
 
 
-def _outlined(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8], ink: FloatImage) -> FloatImage:
+def outlined(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8], ink: FloatImage) -> FloatImage:
     """Colour a band inside the border of the object: the object keeps its mask."""
     width = r.randint(1, max(1, min(5, len(alpha) // 24))) * 2 + 1
     inside = cv2.erode(alpha, np.ones((width, width), np.uint8), borderValue=0)
     return np.where(inside[..., None] > 127, rgb, ink)
 
 
-def _restyle(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8]) -> FloatImage:
+def restyle(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8]) -> FloatImage:
     """Training only: repaint a rendered object, (n, n, 3), in another manner, or leave it."""
     kind, n = r.random(), len(alpha)
     if kind < 0.55:
@@ -207,9 +218,9 @@ def _restyle(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8]) ->
     if kind < 0.7:  # cartoon: few tones, often with an outline
         step = 255 / r.randint(2, 5)
         rgb = np.round(cv2.GaussianBlur(rgb, (0, 0), 1 + n / 100) / step) * step
-        return _outlined(r, rgb, alpha, _colour(r) * r.choice([0.15, 1.0])) if r.random() < 0.6 else rgb
+        return outlined(r, rgb, alpha, _colour(r) * r.choice([0.15, 1.0])) if r.random() < 0.6 else rgb
     if kind < 0.8:  # outline only
-        return _outlined(r, rgb, alpha, _colour(r) * r.choice([0.15, 1.0]))
+        return outlined(r, rgb, alpha, _colour(r) * r.choice([0.15, 1.0]))
     if kind < 0.93:  # the silhouette in a material, lightly shaded by the original
         shade = rgb.mean(2, keepdims=True) / 255 - 0.5
         return texture(r, n, True) + shade * r.uniform(0, 160)
@@ -241,7 +252,7 @@ def _sprite(
     """One object, at most 256 px a side: colours (n, n, 3) float32 and alpha (n, n) uint8."""
     n = max(8, min(OBJECT_SIZE, math.ceil(side)))
     if not easy and r.random() < 0.65:
-        rgba = cv2.resize(_emoji(r.choice(pool)), (n, n), interpolation=cv2.INTER_AREA)
+        rgba = cv2.resize(read_object(r.choice(pool)), (n, n), interpolation=cv2.INTER_AREA)
         rgb, alpha, drawn = rgba[..., :3].astype(np.float32), rgba[..., 3], True
     else:
         alpha = cv2.resize(shape_alpha(r, kind == "wide"), (n, n), interpolation=cv2.INTER_AREA)
@@ -249,9 +260,9 @@ def _sprite(
     if kind == "sketch":
         rgb = _sketched(r, rgb, alpha, paper)
     elif kind == "wide" and drawn:
-        rgb = _restyle(r, rgb, alpha)
+        rgb = restyle(r, rgb, alpha)
     elif kind == "wide" and r.random() < 0.15:
-        rgb = _outlined(r, rgb, alpha, _colour(r) * r.choice([0.15, 1.0]))
+        rgb = outlined(r, rgb, alpha, _colour(r) * r.choice([0.15, 1.0]))
     if r.random() < 0.5:
         rgb, alpha = rgb[:, ::-1], alpha[:, ::-1]
     if kind != "sketch":
@@ -295,7 +306,7 @@ def _paste(
     top[y0:y1, x0:x1][a > 0.5] = number
 
 
-def _camera(r: random.Random, image: FloatImage) -> FloatImage:
+def camera(r: random.Random, image: FloatImage) -> FloatImage:
     """Training only: exposure, grey pictures, lost resolution, blocks of JPEG."""
     if r.random() < 0.2:
         image = 255 * np.clip(image / 255, 0, 1) ** np.float32(r.uniform(0.6, 1.7))
@@ -362,7 +373,7 @@ def scene(seed: int, size: int, pool: list[str], kind: str = "plain", easy: bool
     if r.random() < 0.2:
         canvas = cv2.GaussianBlur(canvas, (0, 0), r.uniform(0.5, 1.2))
     if wide:
-        canvas = _camera(r, canvas)
+        canvas = camera(r, canvas)
     return Scene(np.clip(canvas, 0, 255).astype(np.uint8), np.stack([top == number for number in visible]))
 
 

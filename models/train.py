@@ -1,19 +1,24 @@
 """Train sam2_hiera_nano, one stage a call: workers share the weights (Hogwild), a picture a step.
 
-    python train.py --emoji EMOJI --size 256 --minutes 40 --lr 5e-4 --init previous.pt --out stage.pt
+    python train.py objects
 
-The learning rate warms up over 100 steps and then falls along a cosine of the time trained. `OUT` receives
-the moving average of the weights and `OUT.ckpt` everything needed to go on: the same call with --resume
-continues after a kill, on the same schedule.
+STAGES names the stages with their settings; any can be changed on the command line. A stage lives in the cache
+folder: `NAME.pt` is the moving average of the weights, `NAME.ckpt` everything needed to go on and `NAME.log` the
+log. The same call goes on where it stopped, after a kill as well, on the same schedule; a finished stage goes on
+with a larger --minutes. While a file named PAUSE lies in the cache folder, training sleeps.
+
+The learning rate warms up over 100 steps and then falls along a cosine of the time trained.
 """
 
 import argparse
+import logging
 import math
 import os
 import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,9 +26,11 @@ import numpy.typing as npt
 import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from data import CACHE
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from scenes import bounding_box, emoji_split, inner_point, scene
+from photo_scenes import crowd_pool, photo_scene
+from scenes import Scene, bounding_box, inner_point, scene
 from torch import Tensor, nn
 
 CONFIG = Path(__file__).with_name("sam2_hiera_nano.yaml")
@@ -31,9 +38,11 @@ MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 MASK_STRIDE = 4  # the decoder's masks are a quarter of the picture a side
 STRIDES = (4, 8, 16)
+NEAR_BORDER = 5  # cells a side of the neighbourhood in which a border counts as near
 WARM_UP_STEPS = 100
+PAUSE = CACHE / "PAUSE"
 SAVE_EVERY_S = 60
-LOG_EVERY_STEPS = 100
+LOG_EVERY_STEPS = 50
 FIGURES = (
     "IoU point",
     "IoU box and points",
@@ -41,6 +50,28 @@ FIGURES = (
     "one mask",
     "IoU refined",
 )
+LOGIT_SCALE = 8.0  # export.py multiplies the logits with it: a stability offset of 1.0 then means what SAM 2's means
+HERE = Path(__file__).parent
+# The stages in order; what they do not name is as the command line's default. The first three start from nothing.
+STAGES: dict[str, dict[str, Any]] = {
+    "start": {
+        "size": 128, "minutes": 15, "lr": 5e-4, "init": "", "photographs": 0.0, "plain": 1.0, "easy": 0.3, "dense": 1.0,
+        "dense_share": 1.0, "focal": 2.0, "balance": 0.5, "refine": 0.0, "prompts": 8, "last_lr": 0.02,
+    },
+    "middle": {
+        "size": 256, "minutes": 45, "lr": 5e-4, "init": "start", "photographs": 0.3, "easy": 0.1, "dense_share": 1.0,
+        "prompts": 8, "balance": 0.25, "last_lr": 0.02,
+    },
+    "large": {"size": 512, "minutes": 75, "lr": 3e-4, "init": "middle", "dense": 0.6, "dense_share": 0.34},
+    "objects": {
+        "minutes": 300, "lr": 2e-4, "init": str(HERE / "sam2_hiera_nano.pt"), "scaled": LOGIT_SCALE, "border": 2.0,
+    },
+    "scores": {
+        "minutes": 8, "lr": 1e-3, "init": "objects", "only_iou": True, "prompts": 8, "anywhere": 0.35, "refine": 0.3,
+        "keep": 0.99,
+    },
+}  # fmt: skip
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,11 +115,18 @@ def around(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return (cv2.dilate(mask.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0) & ~mask
 
 
-def make_example(seed: int, pool: list[str], args: argparse.Namespace) -> Example:
-    """Compose a scene of --size pixels and draw --prompts prompts of each group."""
-    r = random.Random(seed * 7 + 1)
+def training_scene(seed: int, args: argparse.Namespace, r: random.Random) -> Scene:
+    """Compose a scene of --size pixels, of a kind drawn with the shares asked for."""
+    if r.random() < args.photographs:
+        return photo_scene(seed, args.size)
     kind = "plain" if r.random() < args.plain else "wide"
-    made = scene(seed, args.size, pool, kind, easy=r.random() < args.easy)
+    return scene(seed, args.size, crowd_pool(), kind, easy=r.random() < args.easy)
+
+
+def make_example(seed: int, args: argparse.Namespace) -> Example:
+    """Compose a scene and draw --prompts prompts of each group."""
+    r = random.Random(seed * 7 + 1)
+    made = training_scene(seed, args, r)
     low = [shrink(mask) for mask in made.masks]
 
     def choose() -> list[int]:
@@ -174,17 +212,27 @@ def decode(
     return logits, iou
 
 
+def near_border(wanted: Tensor) -> Tensor:
+    """(K, h, w) 1 where a mask's border is near, else 0, of masks (K, h, w)."""
+    on, pad = (wanted > 0.5).float()[:, None], NEAR_BORDER // 2
+    both = F.max_pool2d(torch.cat([on, 1 - on], 1), NEAR_BORDER, 1, pad)
+    return both[:, 0] * both[:, 1]
+
+
 def mask_loss(
-    logits: Tensor, wanted: Tensor, predicted: Tensor, focal_weight: float, balance: float
+    logits: Tensor, wanted: Tensor, predicted: Tensor, focal_weight: float, balance: float, border: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Per mask (K, M): the loss of its shape, the error of its predicted IoU, and its IoU.
 
     The shape's loss is dice + `focal_weight` * focal + `balance` * cross entropy with object and background
-    weighted equally. SAM 2's own 20 x focal collapses to empty masks when a small model starts from nothing.
+    weighted equally; in the last two, cells near the border weigh 1 + `border`. SAM 2's own 20 x focal collapses
+    to empty masks when a small model starts from nothing.
     """
     g = wanted[:, None].expand_as(logits)
     p, ce = logits.sigmoid(), F.binary_cross_entropy_with_logits(logits, g, reduction="none")
     area = g.sum((2, 3))
+    if border:
+        ce = ce * (1 + border * near_border(wanted))[:, None]
     focal = (ce * (p - g) ** 2).mean((2, 3))
     dice = 1 - (2 * (p * g).sum((2, 3)) + 1) / (p.sum((2, 3)) + area + 1)
     loss = dice + focal_weight * focal
@@ -229,6 +277,15 @@ class Dense(nn.Module):
         return loss
 
 
+def scale_logits(model: nn.Module, scale: float) -> None:
+    """Multiply all mask logits by `scale`, exactly: the masks stay the same, masks as prompts mean the same."""
+    with torch.no_grad():
+        for network in model.sam_mask_decoder.output_hypernetworks_mlps:
+            network.layers[-1].weight *= scale
+            network.layers[-1].bias *= scale
+        model.sam_prompt_encoder.mask_downscaling[0].weight /= scale
+
+
 def start_from_nothing(model: nn.Module) -> None:
     """Make queries equal keys, so that a point's position code finds its place from the first step."""
     transformer = model.sam_mask_decoder.transformer
@@ -257,6 +314,7 @@ def refinement(
     r: random.Random,
 ) -> tuple[Tensor, Tensor]:
     """Decode the points again with the first masks as prompts, half of the time with a correcting click."""
+    limit = 32 / LOGIT_SCALE  # where SAM 2 clips logits before they serve as prompts
     first = logits[torch.arange(len(chosen)), chosen].detach()
     points, labels = example.points, example.labels
     if r.random() < 0.5:
@@ -269,7 +327,7 @@ def refinement(
             kinds.append([int(wanted) if (missed | extra).any() else -1])
         points = torch.cat([points, torch.tensor(clicks, dtype=torch.float32)], 1)
         labels = torch.cat([labels, torch.tensor(kinds, dtype=torch.int32)], 1)
-    return decode(model, features, points, labels, False, first.clamp(-32, 32)[:, None])
+    return decode(model, features, points, labels, False, first.clamp(-limit, limit)[:, None])
 
 
 def total_loss(
@@ -278,7 +336,7 @@ def total_loss(
     """Return the loss of a step and what is logged of it, in the order of FIGURES, (5,)."""
 
     def judge(logits: Tensor, wanted: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return mask_loss(logits, wanted, predicted, args.focal, args.balance)
+        return mask_loss(logits, wanted, predicted, args.focal, args.balance, args.border)
 
     features = encode(model, example.image)
     logits, predicted = decode(model, features, example.points, example.labels, True)
@@ -319,17 +377,33 @@ def save(content: dict, path: Path) -> None:
     os.replace(partial, path)
 
 
+def wait_while_paused() -> float:
+    """Sleep while the file PAUSE exists; return the seconds slept."""
+    start = time.time()
+    while PAUSE.exists():
+        time.sleep(2)
+    return time.time() - start
+
+
+def prepare_worker(rank: int, args: argparse.Namespace) -> None:
+    """One thread, the lowest priority, and from worker 0 a log."""
+    os.nice(19 - os.nice(0))
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    torch.manual_seed(args.seed + rank)
+    if rank == 0:
+        handlers = [logging.FileHandler(CACHE / f"{args.stage}.log"), logging.StreamHandler()]
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
+
+
 def work(rank: int, args: argparse.Namespace, model: nn.Module, dense: Dense, state: dict, counts: Tensor) -> None:
     """Compose a scene and step until the time is up; worker 0 also keeps the moving average, logs, saves.
 
     counts: (workers,) steps made by each worker, shared.
     """
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    torch.manual_seed(args.seed + rank)
+    prepare_worker(rank, args)
     if args.compile:
         model.image_encoder.forward = torch.compile(model.image_encoder.forward)
-    pool = emoji_split(args.emoji)[0]
     parameters = trained_parameters(model, dense, args.only_iou)
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
     if state:
@@ -342,11 +416,19 @@ def work(rank: int, args: argparse.Namespace, model: nn.Module, dense: Dense, st
     recent: list[Tensor] = []
     start = saved = time.time()
     step = 0
+
+    def write() -> None:
+        weights = {"model": mean, "dense": dense.state_dict()}
+        save(weights, stage_file(args.stage))
+        everything = {"live": live, "counts": counts.clone(), "optimizer": optimizer.state_dict(), "elapsed": elapsed}
+        save({"mean": mean, "dense": dense.state_dict()} | everything, stage_file(args.stage, ".ckpt"))
+
     while (elapsed := before + time.time() - start) < seconds:
+        start += wait_while_paused()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(args, step, elapsed / seconds)
         seed += 1
-        loss, figures = total_loss(model, dense, make_example(seed, pool, args), args, random.Random(seed))
+        loss, figures = total_loss(model, dense, make_example(seed, args), args, random.Random(seed))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 3.0, foreach=True)
@@ -363,60 +445,53 @@ def work(rank: int, args: argparse.Namespace, model: nn.Module, dense: Dense, st
             values = torch.stack(recent).nanmean(0).tolist()
             recent.clear()
             listed = ", ".join(f"{name} {value:.3f}" for name, value in zip(FIGURES, values, strict=True))
-            print(f"{int(counts.sum())} steps, {elapsed / 60:.1f} of {args.minutes:g} min: {listed}", flush=True)
+            logger.info("%d steps, %.1f of %g min: %s", counts.sum(), elapsed / 60, args.minutes, listed)
         if time.time() - saved > SAVE_EVERY_S:
             saved = time.time()
-            save({"model": mean, "dense": dense.state_dict()}, args.out)
-            everything = {"model": live, "mean": mean, "dense": dense.state_dict(), "counts": counts.clone()}
-            save(
-                everything | {"optimizer": optimizer.state_dict(), "elapsed": elapsed},
-                checkpoint_of(args.out),
-            )
+            write()
     if rank == 0:
-        save({"model": mean, "dense": dense.state_dict()}, args.out)
+        write()
 
 
-def checkpoint_of(out: Path) -> Path:
-    """Where a stage that writes its weights to `out` keeps what it resumes from."""
-    return out.with_name(out.name + ".ckpt")
+def stage_file(stage: str, ending: str = ".pt") -> Path:
+    """Where a stage keeps its weights, or with another ending its checkpoint or log."""
+    return CACHE / (stage + ending)
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """The command line; a stage's settings take the place of the defaults."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--emoji", required=True, help="folder of the .webp of @lobehub/fluent-emoji-3d (package/assets)")
-    p.add_argument("--size", type=int, required=True, help="pictures of this many pixels a side, a multiple of 32")
-    p.add_argument("--minutes", type=float, required=True, help="length of the stage")
-    p.add_argument("--lr", type=float, required=True, help="highest learning rate")
-    p.add_argument("--out", type=Path, required=True, help="weights to write, and OUT.ckpt to resume from")
-    p.add_argument("--init", type=Path, help="weights to start from; without it, from nothing")
-    p.add_argument("--resume", action="store_true", help="continue from OUT.ckpt if there is one")
-    p.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    p.add_argument("--prompts", type=int, default=8, help="prompts of each group per picture")
-    p.add_argument("--easy", type=float, default=0.0, help="share of easy scenes")
-    p.add_argument(
+    add = p.add_argument
+    add("stage", choices=STAGES)
+    add("--init", help="weights to start from, a file or a stage's name; empty: from nothing")
+    add("--scaled", type=float, default=1.0, help="what the logits of --init were multiplied with, to be undone")
+    add("--size", type=int, default=512, help="pictures of this many pixels a side, a multiple of 32")
+    add("--minutes", type=float, help="length of the stage, pauses not counted")
+    add("--lr", type=float, help="highest learning rate")
+    add("--workers", type=int, default=2, help="processes of one thread each")
+    add("--prompts", type=int, default=6, help="prompts of each group per picture")
+    add("--photographs", type=float, default=0.6, help="share of scenes over photographs")
+    add("--easy", type=float, default=0.0, help="share of easy scenes among the others")
+    add(
         "--plain",
         type=float,
-        default=0.5,
-        help="share of scenes without the extra styles and camera artefacts",
+        default=0.0,
+        help="share of scenes without extra styles and camera faults among the others",
     )
-    p.add_argument("--anywhere", type=float, default=0.0, help="share of points that may lie on the background")
-    p.add_argument("--only-iou", action="store_true", help="train only the head that predicts the IoU")
-    p.add_argument("--dense", type=float, default=0.3, help="weight of the auxiliary dense loss")
-    p.add_argument("--dense-share", type=float, default=1.0, help="share of steps with the dense loss")
-    p.add_argument("--focal", type=float, default=4.0, help="weight of the focal loss")
-    p.add_argument("--balance", type=float, default=0.25, help="weight of the balanced cross entropy")
-    p.add_argument(
-        "--box-weight",
-        type=float,
-        default=1.3,
-        help="weight of the one-mask output beside the three-mask output",
-    )
-    p.add_argument("--refine", type=float, default=0.15, help="share of steps with a mask as prompt")
-    p.add_argument("--keep", type=float, default=0.998, help="decay of the moving average of the weights per step")
-    p.add_argument("--last-lr", type=float, default=0.02, help="learning rate at the end, as a share of --lr")
-    p.add_argument("--compile", action="store_true", help="torch.compile the image encoder (needs a C++ compiler)")
-    p.add_argument("--seed", type=int, default=0)
+    add("--anywhere", type=float, default=0.0, help="share of points that may lie on the background")
+    add("--only-iou", action="store_true", help="train only the head that predicts the IoU")
+    add("--dense", type=float, default=0.5, help="weight of the auxiliary dense loss")
+    add("--dense-share", type=float, default=0.25, help="share of steps with the dense loss")
+    add("--focal", type=float, default=4.0, help="weight of the focal loss")
+    add("--balance", type=float, default=0.15, help="weight of the balanced cross entropy")
+    add("--border", type=float, default=0.0, help="weight that cells near a border have in addition")
+    add("--box-weight", type=float, default=1.3, help="weight of the one-mask output beside the three-mask output")
+    add("--refine", type=float, default=0.15, help="share of steps with a mask as prompt")
+    add("--keep", type=float, default=0.998, help="decay of the moving average of the weights per step")
+    add("--last-lr", type=float, default=0.01, help="learning rate at the end, as a share of --lr")
+    add("--compile", action="store_true", help="torch.compile the image encoder (needs a C++ compiler)")
+    add("--seed", type=int, default=0)
+    p.set_defaults(**STAGES[p.parse_args().stage])
     return p.parse_args()
 
 
@@ -426,14 +501,15 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model, dense = build(args.size).train(), Dense()
     counts, state = torch.zeros(args.workers), {}
-    if args.resume and checkpoint_of(args.out).exists():
-        state = torch.load(checkpoint_of(args.out), weights_only=True)
-        model.load_state_dict(state["model"])
+    if stage_file(args.stage, ".ckpt").exists():
+        state = torch.load(stage_file(args.stage, ".ckpt"), weights_only=True)
+        model.load_state_dict(state["live"])
         dense.load_state_dict(state["dense"])
         counts = state["counts"]
     elif args.init:
-        given = torch.load(args.init, weights_only=True)
+        given = torch.load(stage_file(args.init) if args.init in STAGES else args.init, weights_only=True)
         model.load_state_dict({name: value.float() for name, value in given["model"].items()})
+        scale_logits(model, 1 / args.scaled)
         if "dense" in given:
             dense.load_state_dict(given["dense"])
     else:

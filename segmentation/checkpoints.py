@@ -72,9 +72,9 @@ def checkpoint_state(model_name: str) -> str:
 def fetch_checkpoint(model_name: str, on_progress: Progress | None = None) -> Path:
     """The path of the checkpoint of `model_name`, downloaded to the torch hub cache if this machine has none.
 
-    The environment variable SAM2_CHECKPOINT_MIRROR replaces Meta's host: an http, https or file URL under which `072824/…` and
-    `092824/…` lie. A file appears under its name only when all of it has arrived with the right SHA-256. Processes that want
-    the same file wait for one another.
+    The environment variable SAM2_CHECKPOINT_MIRROR replaces Meta's host: an http, https or file URL under which the files lie,
+    in Meta's folders (`072824/…`, `092824/…`) or, asked for where these are not there, without folders. A file appears under
+    its name only when all of it has arrived with the right SHA-256. Processes that want the same file wait for one another.
 
     Args:
         model_name: a name of the catalogue.
@@ -95,8 +95,7 @@ def fetch_checkpoint(model_name: str, on_progress: Progress | None = None) -> Pa
             f"{MODELS_FOLDER / model_name}.pt, which comes with the plugin, is missing or damaged. "
             "Install the plugin again."
         )
-    url = (os.environ.get(MIRROR_VARIABLE, "").strip().rstrip("/") or HOST) + checkpoint.url.removeprefix(HOST)
-    target = _hub_path(checkpoint.url)
+    urls, target = _urls(checkpoint.url), _hub_path(checkpoint.url)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with one_process_at_a_time(target, on_progress):
@@ -105,16 +104,32 @@ def fetch_checkpoint(model_name: str, on_progress: Progress | None = None) -> Pa
                 return found
             if target.is_dir():
                 raise OSError("there is a folder in its place")
-            logger.info("Downloading %s to %s", url, target)
-            download(url, target, checkpoint.sha256, checkpoint.bytes or MAX_BYTES, on_progress)
+            for url in urls:
+                logger.info("Downloading %s to %s", url, target)
+                try:
+                    download(url, target, checkpoint.sha256, checkpoint.bytes or MAX_BYTES, on_progress)
+                    break
+                except URLError as error:
+                    if url == urls[-1] or not _is_not_there(error):
+                        raise
     except (OSError, RuntimeError, ValueError, HTTPException) as error:  # RuntimeError: no locks on this disk
         raise CheckpointError(
             f"The checkpoint of {model_name} could not be downloaded: {_reason(error)}.\n"
-            f"URL: {url} (the environment variable {MIRROR_VARIABLE} can name another host).\n"
+            f"URL: {' or '.join(urls)} (the environment variable {MIRROR_VARIABLE} can name another host).\n"
             f"To put it there by hand, save it as {target} (SHA-256 {checkpoint.sha256}).\n"
             "model_name 'sam2_hiera_nano' comes with the plugin and works offline."
         ) from error
     return target
+
+
+def _urls(url: str) -> list[str]:
+    """Where the file of Meta's `url` is asked for, one after the other."""
+    mirror = os.environ.get(MIRROR_VARIABLE, "").strip().rstrip("/")
+    return [mirror + url.removeprefix(HOST), f"{mirror}/{url.rpartition('/')[2]}"] if mirror else [url]
+
+
+def _is_not_there(error: URLError) -> bool:
+    return isinstance(error.reason, FileNotFoundError) or (isinstance(error, HTTPError) and error.code == 404)
 
 
 def _is_whole(path: Path, checkpoint: Checkpoint) -> bool:

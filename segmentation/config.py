@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from .catalogue import CATALOGUE
 from .messages import fault_of_file, in_short, not_accepted, shown
 from .sam2_package import SAM2Base, model_class, package_folder
 
@@ -57,6 +58,8 @@ def read_config(config: str) -> dict[Any, Any]:
     """
     path = config_path(config)
     tree = _parse(path)
+    if "trainer" in tree and "model" not in tree:
+        raise _of_training(path, tree)
     if "defaults" in tree:
         raise _refusal(path, "defaults", tree["defaults"], "one file that holds the whole config")
     _check_node(tree, "", path)
@@ -71,10 +74,27 @@ def read_config(config: str) -> dict[Any, Any]:
 
 def facts_of_config(config: str) -> tuple[int, int, bool]:
     """Width and depth of the image encoder and whether it is SAM 2.1, of a config of the catalogue."""
-    model = _parse(config_path(config))["model"]
+    return _facts(_parse(config_path(config))["model"])
+
+
+def _facts(model: dict[Any, Any]) -> tuple[int, int, bool]:
     trunk = model["image_encoder"]["trunk"]
     stages = trunk.get("stages", (2, 3, 16, 3))  # Hiera's default, which base_plus leaves unsaid
     return trunk["embed_dim"], sum(stages), model.get("no_obj_embed_spatial", False)
+
+
+def _of_training(path: Path, tree: dict[Any, Any]) -> ValueError:
+    """The error for a YAML with which sam2's training starts: the model is a part of it, beside code that is not installed."""
+    try:
+        facts = _facts(tree["trainer"]["model"])
+    except (AttributeError, LookupError, TypeError):
+        facts = None
+    same = [entry.config for entry in CATALOGUE.values() if entry.url and facts_of_config(entry.config) == facts]
+    way = f"{same[0]}, the config of the model that it trains" if same else "the config of the model that it trains"
+    return ValueError(
+        f"config_file {shown(path)} says how sam2 trains a model (it has a trainer), and is no config of a model. "
+        f"Accepted: {way}; or empty, with model_name set to that model."
+    )
 
 
 def _parse(path: Path) -> dict[Any, Any]:

@@ -2,29 +2,83 @@
 
 from __future__ import annotations
 
+import logging
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
+
+logger = logging.getLogger(__name__)
 
 #: Values converted at once.
 _VALUES_AT_ONCE = 1 << 18
 
+#: What files say where there is no value, beside the greatest and the least float32, of which some write only the first digits.
+_NO_DATA = (-9999.0, -32768.0)
+_NO_DATA_FROM, _NO_DATA_TO = 3.3999e38, 3.403e38
 
-def to_rgb8(image: npt.NDArray) -> npt.NDArray[np.uint8]:
+#: In per cent, what is cut off at either end of the values; and the part of them that has to lie within a range.
+_CUT = 1
+_MOST = 0.99
+
+Range = tuple[float, float]
+"""The values that are shown as black and as white."""
+
+
+def to_rgb8(image: npt.NDArray, intensity_range: Range | None = None) -> npt.NDArray[np.uint8]:
     """`image` as (H, W, 3) uint8 RGB, contiguous.
 
-    8-bit values stay as they are and booleans become 0 and 255. Floats within [0, 1] are scaled by 255, floats within
-    [0, 255] are rounded. Anything else (16-bit, 32-bit, wider floats) is stretched linearly from its own minimum and
-    maximum to 0 and 255, as viewers do, because a camera's 12 bits in a 16-bit file would be black otherwise. NaN counts
-    as the smallest finite value, infinities as the largest and smallest finite ones. Where there is nothing to stretch, in
-    an image of one value or without a finite one, the result is black.
+    Without a range 8-bit values stay as they are, and others are stretched by :func:`shown_range`. Booleans become 0 and 255.
 
     Args:
         image: (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, of any integer, float or boolean dtype. Alpha is
             dropped.
+        intensity_range: the values that become 0 and 255; what lies between is stretched linearly, what lies beyond is
+            clipped. NaN and what stands for no data become 0.
 
     Raises:
         ValueError: an empty image, or a shape other than these.
     """
+    values = _channels(image)
+    if values.dtype == bool:
+        rgb8 = values.astype(np.uint8) * 255
+    else:
+        if intensity_range is None:
+            intensity_range = _found_range(values)
+        else:
+            logger.debug(
+                "The image holds %s: shown from %g (black) to %g (white), as given.", values.dtype, *intensity_range
+            )
+        rgb8 = _stretched(values, intensity_range)
+    rgb8 = rgb8 if rgb8.shape[2] == 3 else rgb8.repeat(3, axis=2)
+    # One row that was turned over is contiguous to numpy, and not to torch.
+    return rgb8.copy() if min(rgb8.strides) < 0 else np.ascontiguousarray(rgb8)
+
+
+def shown_range(image: npt.NDArray) -> Range | None:
+    """The values of an image that :func:`to_rgb8` shows as black and as white, for the other frames of a video, say.
+
+    A few extreme values do not decide: hot pixels, overshoot, no data. Left out are values that are not finite and, where they
+    are the extreme, those that stand for no data: -9999, -32768 and the greatest and least float32. Of the others:
+
+    - floats of which 99% lie within [0, 1], or else within [0, 255], have that range;
+    - all else has that from the 1st to the 99th percentile of all channels together, or from the smallest to the largest
+      value where these two are equal.
+
+    Returns:
+        Black and white; None for 8 bits and booleans, which need no range, and where all values are equal.
+
+    Raises:
+        ValueError: as :func:`to_rgb8`.
+    """
+    values = _channels(image)
+    return None if values.dtype == bool else _found_range(values)
+
+
+def _channels(image: npt.NDArray) -> npt.NDArray:
+    """`image` as (H, W, 1) or (H, W, 3) in the machine's byte order; ValueError where it is no image."""
     image = np.asarray(image)  # a np.matrix, for one, has no third axis
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         raise ValueError(
@@ -35,45 +89,141 @@ def to_rgb8(image: npt.NDArray) -> npt.NDArray[np.uint8]:
         raise ValueError(f"The input image is empty: its shape is {image.shape}; accepted is one pixel or more.")
     if image.dtype.kind not in "biuf":
         raise ValueError(f"The input image holds {image.dtype}; accepted are integers, floats and booleans.")
-    rgb8 = _to_uint8(image[..., :3] if image.ndim == 3 else image[..., None])
-    rgb8 = rgb8 if rgb8.shape[2] == 3 else rgb8.repeat(3, axis=2)
-    # One row that was turned over is contiguous to numpy, and not to torch.
-    return rgb8.copy() if min(rgb8.strides) < 0 else np.ascontiguousarray(rgb8)
+    values = image[..., :3] if image.ndim == 3 else image[..., None]
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def _to_uint8(values: npt.NDArray) -> npt.NDArray[np.uint8]:
+def _found_range(values: npt.NDArray) -> Range | None:
     if values.dtype == np.uint8:
-        return values
-    if values.dtype == bool:
-        return values.astype(np.uint8) * 255
-    # Some rows at a time: in double precision the whole of a large image takes gigabytes, and as many seconds.
+        return None
+    found = _Ordered.of(values)
+    low, high = 0, len(found)
+    is_float = values.dtype.kind == "f"
+    no_data = np.array(_NO_DATA).astype(values.dtype) if is_float else _NO_DATA  # float16 has no -9999
+    while low < high and (found[low] in no_data or _NO_DATA_FROM <= -found[low] <= _NO_DATA_TO):
+        low = found.count_to(found[low])
+    while low < high and _NO_DATA_FROM <= found[high - 1] <= _NO_DATA_TO:
+        high = found.count_below(found[high - 1])
+    shown = _range_of(found, low, high, is_float) if low < high else None
+    if logger.isEnabledFor(logging.DEBUG):
+        what = f"{found[low]:g} to {found[high - 1]:g}" if low < high else "nothing"
+        how = "black" if shown is None else f"shown from {shown[0]:g} (black) to {shown[1]:g} (white)"
+        logger.debug(
+            "The image holds %s from %s, and %d values without data: %s.",
+            values.dtype,
+            what,
+            values.size - (high - low),
+            how,
+        )
+    return shown
+
+
+def _range_of(found: _Ordered, low: int, high: int, is_float: bool) -> Range | None:
+    """The range of the values from place `low` to below `high`."""
+    most = _MOST * (high - low)
+    if is_float:
+        for top in (1, 255):
+            if min(high, found.count_to(top)) - max(low, found.count_below(0)) >= most:
+                return 0, top
+    last = high - 1 - low
+    cut = round(last * _CUT / 100)
+    for first, end in ((low + cut, low + last - cut), (low, low + last)):
+        if found[first] < found[end]:
+            return found[first], found[end]
+    return None
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """The finite values of an image in order, NaN and infinities left out.
+
+    Attributes:
+        values: all of them, or each that there is once.
+        ends: for each of `values` how many of the image's are not greater.
+    """
+
+    values: npt.NDArray
+    ends: Sequence[int] | npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, values: npt.NDArray) -> _Ordered:
+        """The values of an image (H, W, C)."""
+        if values.dtype.itemsize > 2:
+            ordered = np.sort(values, axis=None)
+            if values.dtype.kind == "f":  # numpy's order: -infinity, numbers, infinity, NaN
+                first, last = (np.array(v, values.dtype) for v in (-np.inf, np.inf))
+                ordered = ordered[ordered.searchsorted(first, "right") : ordered.searchsorted(last)]
+            return cls(ordered, range(1, len(ordered) + 1))
+        # Of one or two bytes there are few different values: to count them is quicker than to sort, and needs no memory.
+        codes, table = _coded(values)
+        counts = np.zeros(len(table), np.int64)
+        for rows in _parts(values):
+            counts += np.bincount(codes[rows].ravel(), minlength=len(table))
+        order = np.argsort(table, kind="stable")
+        order = order[(np.isfinite(table) & (counts > 0))[order]]
+        return cls(table[order], np.cumsum(counts[order]))
+
+    def __len__(self) -> int:
+        """How many values there are."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, place: int) -> float:
+        """The value at a place in the order, from 0."""
+        value = self.values[bisect_right(self.ends, place)]
+        return value.astype(np.result_type(value, np.float64))  # differences of integers overflow
+
+    def count_below(self, value: float) -> int:
+        """How many values are less."""
+        return self._end(bisect_left(self.values, value))
+
+    def count_to(self, value: float) -> int:
+        """How many values are less or equal."""
+        return self._end(bisect_right(self.values, value))
+
+    def _end(self, k: int) -> int:
+        return int(self.ends[k - 1]) if k else 0
+
+
+def _coded(values: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray[np.float64]]:
+    """Values of one or two bytes as places in a table, and the table: what each stands for."""
+    unsigned = np.dtype(f"u{values.dtype.itemsize}")
+    everything = np.arange(1 << 8 * unsigned.itemsize).astype(unsigned)
+    return values.view(unsigned), everything.view(values.dtype).astype(np.float64)
+
+
+def _parts(values: npt.NDArray) -> list[slice]:
+    """Some rows at a time: in double precision the whole of a large image takes gigabytes, and as many seconds."""
     step = max(_VALUES_AT_ONCE // values[0].size, 1)
-    parts = [slice(start, start + step) for start in range(0, len(values), step)]
-    finite = (part[np.isfinite(part)] for part in (_widened(values[rows]) for rows in parts))
-    extremes = [(part.min(), part.max()) for part in finite if part.size]
-    result = np.zeros(values.shape, np.uint8)
-    if extremes:
-        low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
-        for rows in parts:
-            result[rows] = _scaled(_widened(values[rows]), low, high, values.dtype.kind == "f")
+    return [slice(start, start + step) for start in range(0, len(values), step)]
+
+
+def _stretched(values: npt.NDArray, shown: Range | None) -> npt.NDArray[np.uint8]:
+    """`values` (H, W, C) as 8 bits; without a range 8 bits as they are, and others black."""
+    if shown is None and values.dtype == np.uint8:
+        return values
+    result = np.empty(values.shape, np.uint8)
+    if values.dtype.itemsize <= 2:
+        codes, table = _coded(values)
+        shades = _scaled(table, shown).astype(np.uint8)
+        for rows in _parts(values):
+            result[rows] = shades[codes[rows]]
+    else:
+        wide = np.result_type(values, np.float64)  # long doubles stay: they may not fit
+        for rows in _parts(values):
+            result[rows] = _scaled(values[rows].astype(wide, copy=False), shown)
     return result
 
 
-def _widened(values: npt.NDArray) -> npt.NDArray[np.floating]:
-    return values.astype(np.result_type(values, np.float64), copy=False)  # long doubles stay: they may not fit
-
-
-def _scaled(values: npt.NDArray[np.floating], low: float, high: float, is_float: bool) -> npt.NDArray[np.floating]:
-    """`values` from 0 to 255, whole numbers; `low` and `high` are the least and the greatest finite one of the image."""
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    if is_float and low >= 0 and high <= 255:
-        return np.rint(values * 255 if high <= 1 else values)
-    if low == high:
-        return np.zeros_like(values)
-    # To [-1, 1] first: the difference of two numbers near the largest one overflows.
-    peak = max(abs(low), abs(high))
-    values, low, high = values / peak, low / peak, high / peak
-    return np.rint((values - low) / (high - low) * 255)
+def _scaled(values: npt.NDArray[np.floating], shown: Range | None) -> npt.NDArray[np.floating]:
+    """`values` as whole numbers from 0 to 255."""
+    if shown is None:
+        return np.where(values == np.inf, 255.0, 0.0)
+    low, high = shown
+    is_black = np.isnan(values) | ((values > high) & (values >= _NO_DATA_FROM) & (values <= _NO_DATA_TO))
+    values = np.where(is_black, low, values)
+    if max(-low, high) > np.finfo(values.dtype).max / 1024:
+        values, low, high = values / 1024, low / 1024, high / 1024  # or the product below overflows
+    return np.rint((np.clip(values, low, high) - low) * 255 / (high - low))
 
 
 def resize_percent(image: npt.NDArray[np.uint8], percent: int) -> npt.NDArray[np.uint8]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict, TypeVar
+from typing import TypedDict, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -84,9 +84,15 @@ class Masks:
     def __len__(self) -> int:
         return len(self.rles)
 
-    def __getitem__(self, index: int) -> npt.NDArray[np.bool_]:
-        """Mask `index`, decoded: (H, W) bool."""
-        return decode(self.rles[index])
+    @overload
+    def __getitem__(self, index: int) -> npt.NDArray[np.bool_]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Masks: ...
+
+    def __getitem__(self, index: int | slice) -> npt.NDArray[np.bool_] | Masks:
+        """Mask `index`, decoded: (H, W) bool; of a slice those masks, as they are."""
+        return self.take(range(len(self))[index]) if isinstance(index, slice) else decode(self.rles[index])
 
     def __iter__(self) -> Iterator[npt.NDArray[np.bool_]]:
         """The masks, decoded one at a time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import reprlib
 import stat
 from collections.abc import Iterable
@@ -11,6 +12,9 @@ from typing import Any
 
 #: Characters of a path, or of what a server said, that a message shows.
 MAX_SHOWN = 300
+
+#: tensor([60, 25]), [array([60, 25])], [np.float32(60.0)], and [60 25] or [60. 25.], without commas.
+_ARRAY = re.compile(r"\b(tensor|array|np\.\w+)\(|\[[^],]*[\d.]\s+-?[\d.]")
 
 _repr = reprlib.Repr()
 _repr.maxstring = 80
@@ -45,7 +49,13 @@ def in_short(error: BaseException) -> str:
 
 def not_accepted(name: str, value: Any, accepted: str) -> str:
     """The sentence for a value that is refused."""
-    return f"{name}: {short(value)} is not accepted; accepted is {accepted}."
+    return f"{name}: {short(value)} is not accepted; accepted is {accepted}{array_hint(value)}."
+
+
+def array_hint(value: Any) -> str:
+    """What helps, as the end of a sentence, where a text is what str() makes of an array or a tensor; else empty."""
+    is_array = isinstance(value, str) and _ARRAY.search(value[:1000])
+    return ", in an array or a tensor what its .tolist() gives" if is_array else ""
 
 
 def fault_of_file(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,10 @@ from .memory import as_memory_error, memory_errors
 from .messages import in_short, shown
 from .sam2_package import SAM2Base
 from .surroundings import own_settings
-from .weights import facts_of_weights, read_weights, refused
+from .tensor_names import facts_of_weights, parts_of
+from .weights import read_weights, refused
+
+logger = logging.getLogger(__name__)
 
 # What sam2.build_sam.build_sam2 overrides with apply_postprocessing: fall back to the best of three masks
 # when the single one is not stable.
@@ -29,16 +34,23 @@ _POSTPROCESSING = {
         "dynamic_multimask_stability_thresh": 0.98,
     }
 }
+# The parts of a SAM2Base that images need.
+_FOR_IMAGES = {"image_encoder", "sam_prompt_encoder", "sam_mask_decoder", "no_mem_embed"}
 
 
-def load_model(weights: Path, config: str, device: str, apply_postprocessing: bool) -> SAM2Base:
+def load_model(
+    weights: Path, config: str, device: str, apply_postprocessing: bool, rest: Callable[[], Path] | None = None
+) -> SAM2Base:
     """Build the model of `config`, fill it from `weights`, put it on `device`: float32, in evaluation mode.
 
     Args:
-        weights: as in :func:`.weights.read_weights`. Half precision becomes float32.
+        weights: as in :func:`.weights.read_weights`. Half precision becomes float32. The parts that only videos need may be
+            missing, see :func:`missing_for_video`.
         config: as in :func:`.config.config_path`.
         device: "cpu", "cuda", "cuda:1", …
         apply_postprocessing: as in `sam2.build_sam.build_sam2`.
+        rest: gives the checkpoint from which other parts come where `weights` lack them as a whole, as those of a fine-tuned
+            mask decoder do. None: there is none, and such weights are refused.
 
     Raises:
         ValueError: the config is missing, is no SAM 2 config, or is unsafe (see :func:`.config.read_config`).
@@ -48,9 +60,25 @@ def load_model(weights: Path, config: str, device: str, apply_postprocessing: bo
     with memory_errors(), own_settings():
         state = read_weights(weights)
         model = _build(config, apply_postprocessing)
-        _check_fit(state, model, weights, config)
-        model.load_state_dict(state)  # copies into float32 parameters
+        lacking = _lacking_parts(state, model)
+        if not _faults(state, model, lacking) and not lacking <= _for_video(model) and state and rest:
+            state = _completed(state, model, weights, config, rest())
+            lacking = set()
+        _check_fit(state, model, weights, config, lacking & _for_video(model))
+        for name, tensor in model.state_dict().items():
+            if name not in state:
+                tensor.fill_(math.nan)  # not what the memory held before: no mask comes of it
+        model.load_state_dict(state, strict=False)  # copies into float32 parameters
         return model.to(device).eval()
+
+
+def missing_for_video(model: SAM2Base) -> list[str]:
+    """What following objects through a video needs and the model's weights did not have, such as "memory_encoder"; empty where
+    it can follow them. For images such a model is whole."""
+    parts = _for_video(model)
+    return parts_of(
+        name for name, tensor in model.state_dict().items() if name.partition(".")[0] in parts and tensor.isnan().any()
+    )
 
 
 def _build(config: str, apply_postprocessing: bool) -> SAM2Base:
@@ -91,12 +119,46 @@ class _WithoutInitialWeights(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _check_fit(state: dict[str, Tensor], model: SAM2Base, weights: Path, config: str) -> None:
-    """CheckpointError unless the weights have exactly the model's tensors, by name, shape and kind, without NaN or infinity."""
+def _for_video(model: SAM2Base) -> set[str]:
+    """The parts of a model that images do not need: those with which it remembers earlier frames."""
+    return set(parts_of(model.state_dict())) - _FOR_IMAGES
+
+
+def _lacking_parts(state: dict[str, Tensor], model: SAM2Base) -> set[str]:
+    """The parts of a model of which the weights have nothing at all."""
+    return set(parts_of(model.state_dict())) - set(parts_of(state))
+
+
+def _completed(
+    state: dict[str, Tensor], model: SAM2Base, weights: Path, config: str, checkpoint: Path
+) -> dict[str, Tensor]:
+    """The weights of some parts, with those of all others from the checkpoint of model_name, and a line that says so."""
+    parts = ", ".join(parts_of(state))
+    rest = read_weights(checkpoint)
+    if faults := _faults(rest, model):
+        raise CheckpointError(
+            f"model_weight_file: {shown(weights)} holds {parts} alone, and the rest cannot come from {shown(checkpoint)}, the "
+            f"checkpoint of model_name, which does not fit the config {shown(config)}: tensors {_listed(faults)}. Accepted: "
+            "as model_name the model from which these weights were trained, with an empty config_file."
+        )
+    logger.warning(
+        "model_weight_file: %s holds %s alone; the rest comes from %s, the checkpoint of model_name.",
+        shown(weights),
+        parts,
+        shown(checkpoint),
+    )
+    return rest | state
+
+
+def _faults(state: dict[str, Tensor], model: SAM2Base, may_lack: set[str] | None = None) -> dict[str, list[str]]:
+    """The names of the tensors in which weights and model differ, by what is wrong with them; parts in `may_lack` may be
+    missing as a whole."""
     expected = model.state_dict()
     both = [name for name in expected if name in state]
     faults = {
-        "missing": [name for name in expected if name not in state],
+        "missing": [
+            name for name in expected if name not in state and name.partition(".")[0] not in (may_lack or set())
+        ],
         "unexpected": [name for name in state if name not in expected],
         "of another shape": [name for name in both if expected[name].shape != state[name].shape],
         "of another kind than floating point": [
@@ -105,21 +167,50 @@ def _check_fit(state: dict[str, Tensor], model: SAM2Base, weights: Path, config:
             if not state[name].is_floating_point() or state[name].layout != expected[name].layout or state[name].is_meta
         ],
     }
-    differences = [f"{len(names)} {what} (such as {shown(names[0])})" for what, names in faults.items() if names]
-    if differences:
-        raise _misfit(weights, config, ", ".join(differences), facts_of_weights(state))
-    broken = next((name for name in both if not state[name].float().isfinite().all()), None)
+    return {what: names for what, names in faults.items() if names}
+
+
+def _listed(faults: dict[str, list[str]]) -> str:
+    return ", ".join(f"{len(names)} {what} (such as {shown(names[0])})" for what, names in faults.items())
+
+
+def _check_fit(state: dict[str, Tensor], model: SAM2Base, weights: Path, config: str, may_lack: set[str]) -> None:
+    """CheckpointError unless the weights have exactly the model's tensors, by name, shape and kind, without NaN or infinity.
+
+    The parts in `may_lack` may be missing as a whole.
+    """
+    if faults := _faults(state, model, may_lack):
+        raise _misfit(state, weights, config, faults)
+    broken = next((name for name, tensor in state.items() if not tensor.float().isfinite().all()), None)
     if broken is not None:
         raise refused(
             weights, f"holds numbers that are not finite (in {shown(broken)}), as after a training that diverged"
         )
 
 
-def _misfit(weights: Path, config: str, differences: str, facts: tuple[int, int, bool] | None) -> CheckpointError:
+def _misfit(state: dict[str, Tensor], weights: Path, config: str, faults: dict[str, list[str]]) -> CheckpointError:
+    facts = facts_of_weights(state)
     twin = next((name for name, entry in CATALOGUE.items() if facts_of_config(entry.config) == facts), None)
-    way = f"model_name = {twin} with an empty config_file, or " if twin else ""
+    if facts is None:
+        accepted = (
+            "the tensors of a SAM 2 model under sam2's names, or of whole parts of one, such as sam_mask_decoder."
+        )
+    elif twin is None:
+        accepted = (
+            "the YAML of these weights as config_file. Its image encoder is that of no model that model_name accepts."
+        )
+    else:
+        accepted = "all tensors of that model, or the YAML of these weights as config_file."
+        if CATALOGUE[twin].config != config and _fits(state, CATALOGUE[twin].config):
+            accepted = f"model_name = {twin} with an empty config_file, or the YAML of these weights as config_file."
+        accepted = f"{accepted} Its image encoder is that of {twin}."
     return CheckpointError(
-        f"model_weight_file: {shown(weights)} does not fit the config {shown(config)}: tensors {differences}. "
-        f"Accepted: {way}the YAML of these weights as config_file. "
-        f"Its image encoder is that of {twin or 'no model that model_name accepts'}."
+        f"model_weight_file: {shown(weights)} does not fit the config {shown(config)}: tensors {_listed(faults)}. "
+        f"Accepted: {accepted}"
     )
+
+
+def _fits(state: dict[str, Tensor], config: str) -> bool:
+    """Whether the weights are those of the config's model, or of whole parts of it."""
+    model = _build(config, apply_postprocessing=False)
+    return not _faults(state, model, _lacking_parts(state, model))

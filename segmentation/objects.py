@@ -146,6 +146,12 @@ def check_points(points: npt.NDArray[np.float32], image_hw: tuple[int, int], nam
         )
 
 
+def are_fractions(coordinates: npt.NDArray[np.float32]) -> bool:
+    """Whether coordinates are probably no pixels: all lie within 0 to 1, and not all are whole."""
+    within = (coordinates >= 0) & (coordinates <= 1)
+    return bool(within.all() and (coordinates % 1 != 0).any())
+
+
 def clipped_boxes(
     boxes: npt.NDArray[np.float32], image_hw: tuple[int, int], names: Sequence[str]
 ) -> npt.NDArray[np.float32]:

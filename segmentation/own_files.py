@@ -5,12 +5,28 @@ Importing this module is cheap: torch and sam2 come in when there is a file to c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import url2pathname
 
 from .checkpoints import CheckpointError
 from .messages import in_short, shown
+
+
+def own_path(text: str) -> str:
+    """The path that a user means: without the quotes in which Windows copies it, out of a file:// URL, ~ as the home folder."""
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1].strip()
+    # The host, if any, is this one. Others would need the network, and their URLs stay as they are, which is no file.
+    if match := re.match(r"file:(?://(?:localhost)?(?=/)|(?=/(?!/)))", text, re.IGNORECASE):
+        return url2pathname(text[match.end() :])
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:  # "~somebody", who is not a user here
+        return text
 
 
 def check_files(model_weight_file: str, config_file: str) -> None:
@@ -23,11 +39,11 @@ def check_files(model_weight_file: str, config_file: str) -> None:
     if model_weight_file:
         from .weights import check_weights_file
 
-        check_weights_file(_expanded(model_weight_file))
+        check_weights_file(Path(own_path(model_weight_file)))
     if config_file:
         from .config import config_path
 
-        config_path(str(_expanded(config_file)))
+        config_path(own_path(config_file))
 
 
 @contextmanager
@@ -48,10 +64,3 @@ def blamed_on_config(config_file: str) -> Iterator[None]:
             f"config_file: the model that {shown(config_file)} describes fails ({in_short(error)}). Accepted: the YAML with "
             "which the weights were trained."
         ) from error
-
-
-def _expanded(name: str) -> Path:
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # "~somebody", who is not a user here
-        return Path(name)

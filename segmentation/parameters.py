@@ -150,7 +150,7 @@ class Parameters(BaseModel):
         "",
         MODEL,
         "Own weights",
-        "A .pt file of your own, such as a fine-tuned SAM 2; it is used instead of the download of model_name.",
+        "A fine-tuned SAM 2 of your own (.pt, .ckpt, .safetensors); it is used instead of the download of model_name.",
         "the path of a file, or empty",
     )
     config_file: FileName = _declare(
@@ -180,6 +180,17 @@ class Parameters(BaseModel):
         ge=1,
         le=100,
         step=5,
+    )
+    intensity_range: Annotated[JsonText[tuple[float, float] | None], _parsed_by(prompt_text.parse_intensity_range)] = (
+        _declare(
+            JsonText("", prompt_text.parse_intensity_range("")),
+            MODEL,
+            "Black and white",
+            "The values of the image that are shown to the model as black and as white, such as [0, 4095] for 12 bits; empty: "
+            "found in each image.",
+            prompt_text.RANGE_FORM,
+            example="[0, 4095]",
+        )
     )
     input_box: Annotated[JsonText[npt.NDArray[np.float32]], _parsed_by(prompt_text.parse_boxes)] = _declare(
         JsonText("", prompt_text.parse_boxes("")),

@@ -1,4 +1,4 @@
-"""Prompts as text: JSON in pixels of the original image, parsed into arrays.
+"""Parameters that are lists, as text: prompts, in JSON and pixels of the original image, grids, and a range of values.
 
 Every refusal is a ValueError that names the parameter, the entry and what is accepted.
 """
@@ -6,17 +6,20 @@ Every refusal is a ValueError that names the parameter, the entry and what is ac
 from __future__ import annotations
 
 import json
+import sys
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .messages import listed, short
+from .messages import array_hint, listed, short
 
 POINT_FORM = "[x, y], a list of them, or a list of such lists, in pixels of the original image"
 BOX_FORM = "[x0, y0, x1, y1] or a list of them, in pixels of the original image"
 LABEL_FORM = "1 (foreground), 0 (background), a list of them, or a list of such lists"
 GRID_FORM = "one list of [x, y] per crop layer, each coordinate from 0 to 1"
+RANGE_FORM = "[low, high] with low below high, in the values of the image, or empty"
 
 #: Longer text is refused before it is read: 50 MB of JSON take a minute and gigabytes.
 MAX_CHARACTERS = 1_000_000
@@ -62,6 +65,14 @@ def parse_boxes(text: str) -> npt.NDArray[np.float32]:
     return np.concatenate([corners.min(1), corners.max(1)], axis=1)
 
 
+@lru_cache(maxsize=1)  # it is asked for each frame of a video
+def swapped_boxes(text: str) -> dict[int, list[float]]:
+    """The boxes of the parameter input_box, which was accepted, whose corners come in the wrong order both in x and in y, as
+    they were typed, by their number from 1: a sign of x, y, width, height."""
+    rows = _rows("input_box", _load_json("input_box", text, BOX_FORM), 4, BOX_FORM)
+    return {i: row for i, row in enumerate(rows.tolist(), start=1) if row[0] > row[2] and row[1] > row[3]}
+
+
 def parse_labels(text: str) -> Labels:
     """Labels of the parameter input_point_label: int32 of 0 and 1; (0,) for none given."""
     name = "input_point_label"
@@ -94,6 +105,19 @@ def parse_point_grids(text: str) -> list[npt.NDArray[np.float64]] | None:
     return layers
 
 
+def parse_intensity_range(text: str) -> tuple[float, float] | None:
+    """The values of the parameter intensity_range, which are shown as black and as white; None when none are given."""
+    name = "intensity_range"
+    value = _load_json(name, text, RANGE_FORM)
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2 or not all(_is_number(v) for v in value):
+        raise ValueError(f"{name}: {short(value)} does not hold 2 numbers; accepted is {RANGE_FORM}.")
+    if not all(abs(v) <= sys.float_info.max for v in value) or not value[0] < value[1]:
+        raise ValueError(f"{name}: {short(value)} is not accepted; accepted is {RANGE_FORM}.")
+    return float(value[0]), float(value[1])
+
+
 def _load_json(name: str, text: str, form: str) -> Any:
     """The JSON value of `text`, None when that is empty; tuples may stand in it, as str() writes them: (1, 2) or (1,)."""
     text = text.strip()
@@ -106,7 +130,7 @@ def _load_json(name: str, text: str, form: str) -> Any:
     try:
         value = json.loads(text.replace(",)", "]").replace("(", "[").replace(")", "]"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name}: {short(text)} is not valid JSON; accepted is {form}.") from error
+        raise ValueError(f"{name}: {short(text)} is not valid JSON; accepted is {form}{array_hint(text)}.") from error
     return None if value == [] else value
 
 

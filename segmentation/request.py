@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .messages import short
-from .objects import Object, match_labels, typed_objects
+import numpy as np
+
+from .messages import listed, short
+from .objects import Object, are_fractions, match_labels, typed_objects
 from .parameters import Parameters
+from .prompt_text import swapped_boxes
 from .search import AutomaticSettings
 
 #: No logit of a model is greater: masks cut here are as empty, or as full, as masks cut farther out.
@@ -47,6 +50,25 @@ def objects_of(parameters: Parameters, image_hw: tuple[int, int]) -> list[Object
         is_empty_list = any(text not in ("", "None", "null") for text in (parameters.input_point, parameters.input_box))
         return [] if is_empty_list else None
     return typed_objects(points, parameters.input_point_label.value, boxes, image_hw)
+
+
+def doubts_about(parameters: Parameters, image_hw: tuple[int, int]) -> list[str]:
+    """What is probably a mistake in the typed prompts, in an image of that height and width: a sentence each."""
+    doubts = []
+    points = parameters.input_point.value
+    xy = np.concatenate(points) if isinstance(points, list) else points
+    for name, coordinates in (("input_point", xy), ("input_box", parameters.input_box.value)):
+        if are_fractions(coordinates) and image_hw[0] * image_hw[1] > 2:
+            doubts.append(
+                f"{name}: the coordinates {short(str(getattr(parameters, name)))} look like fractions of width and height. "
+                "They count as pixels of the original image."
+            )
+    for number, box in swapped_boxes(parameters.input_box).items():
+        doubts.append(
+            f"input_box: entry {number}, {listed(box)}, was read as two corners in the wrong order. Is it x, y, width, height? "
+            "A box is x0, y0, x1, y1."
+        )
+    return doubts
 
 
 def make_request(parameters: Parameters, objects: list[Object] | None, image_hw: tuple[int, int]) -> Request:

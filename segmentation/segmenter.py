@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .checkpoints import CATALOGUE, fetch_checkpoint
+from .checkpoints import catalogue_entry, fetch_checkpoint
 from .forks import free_in_children
 from .image_predictor import ImagePredictor
 from .images import resize_percent
@@ -29,6 +29,7 @@ from .masks import RLE, Masks, empty, encode, ranked
 from .memory import BatchSize, in_batches, memory_errors
 from .model_loader import load_model
 from .objects import Object, kinds, stacked
+from .own_files import own_path
 from .progress import Progress
 from .request import Request
 from .sam2_package import SAM2Base
@@ -222,7 +223,8 @@ def open_segmenter(
 
     Args:
         model_name: a name of the catalogue; its checkpoint is downloaded where it is not found.
-        model_weight_file: path of a checkpoint of your own, in place of the download.
+        model_weight_file: path of a checkpoint of your own, in place of the download. Where it holds some parts of a model
+            alone, such as a mask decoder, the others come from the checkpoint of `model_name`.
         config_file: YAML of `model_weight_file`; empty: the one of `model_name`.
         device: "cpu", "cuda" or "cuda:1".
         apply_postprocessing: sam2's dynamic multimask.
@@ -233,13 +235,21 @@ def open_segmenter(
         CheckpointError: a checkpoint that cannot be downloaded or read.
     """
     # Not under the lock: who needs no download does not wait for one. Two that need the same download once.
-    weights = Path(model_weight_file).expanduser() if model_weight_file else fetch_checkpoint(model_name, on_download)
-    config = str(Path(config_file).expanduser()) if config_file else CATALOGUE[model_name].config
+    weights = Path(own_path(model_weight_file)) if model_weight_file else fetch_checkpoint(model_name, on_download)
+    config = own_path(config_file) if config_file else catalogue_entry(model_name).config
+    completed_by: list[str] = []
+
+    def rest() -> Path:  # weights of some parts of a model alone: rare enough to wait for under the lock
+        completed_by.append(model_name)
+        return fetch_checkpoint(model_name, on_download)
+
     with _opening:  # two tasks that start together load once
-        key = (_identity(weights), config, _identity(Path(config)), device, apply_postprocessing)
-        segmenter = _open.get(key)
+        key: tuple = (_identity(weights), config, _identity(Path(config)), device, apply_postprocessing)
+        segmenter = _open.get(key) or _open.get((*key, model_name))
         if segmenter is None:
-            segmenter = Segmenter(load_model(weights, config, device, apply_postprocessing))
+            model = load_model(weights, config, device, apply_postprocessing, rest if model_weight_file else None)
+            segmenter = Segmenter(model)
+            key = (*key, *completed_by)
             _open[key] = segmenter
         return segmenter
 

@@ -51,7 +51,7 @@ from infer_segment_anything_2.segmentation.threads import steady_threads  # noqa
 
 TINY = "configs/sam2/sam2_hiera_t.yaml"
 LARGE = "configs/sam2/sam2_hiera_l.yaml"
-# nano is small and knows drawings: with sam2's defaults it finds one mask in a photograph.
+# nano is small and rates its masks low: with sam2's defaults it finds few in a photograph.
 NANO_THRESHOLDS = {"pred_iou_thresh": 0.4, "stability_score_thresh": 0.7}
 
 

@@ -35,7 +35,7 @@ FORM = {
 }
 WHOLE = "accepted is a whole number, {} or more"
 FRACTION = "accepted is a number from 0 to 1"
-WEIGHTS = "Accepted: the path of a .pt file with the weights of a SAM 2 model, or empty."
+WEIGHTS = "Accepted: the path of a .pt file (or .safetensors, .ckpt) with the weights of a SAM 2 model, or empty."
 YAML = "accepted is the path of a YAML file, a config of the sam2 package such as configs/sam2/sam2_hiera_s.yaml, or empty."
 TOO_MANY = (
     "makes more than 1000000 points to ask the model at; accepted is fewer points per side, such as 32, or fewer crop "
@@ -95,7 +95,10 @@ TABLE = [
     # --- JSON
     ("brackets that do not close", {"input_point": "[60, 25"}, f"input_point: '[[]60, 25' is not valid JSON; {FORM['point']}."),
     ("no brackets", {"input_box": "1, 2, 3, 4"}, f"input_box: '1, 2, 3, 4' is not valid JSON; {FORM['box']}."),
-    ("numbers without commas", {"input_point": "[[60 25]]"}, f"input_point: '[[][[]60 25]]' is not valid JSON; {FORM['point']}."),
+    ("numbers without commas", {"input_point": "[[60 25]]"}, f"input_point: '[[][[]60 25]]' is not valid JSON; {FORM['point']}, in an array or a tensor what its .tolist() gives."),
+    ("a tensor", {"input_box": "tensor([[10, 20, 30, 40]])"}, f"input_box: 'tensor([[][[]10, 20, 30, 40]])' is not valid JSON; {FORM['box']}, in an array or a tensor what its .tolist() gives."),
+    ("a tensor for a number", {"iou_thresh": "tensor(0.8000)"}, f"iou_thresh: 'tensor(0.8000)' is not accepted; {FRACTION}, in an array or a tensor what its .tolist() gives."),
+    ("a range from white to black", {"intensity_range": "[255, 0]"}, "intensity_range: [[]255, 0] is not accepted; accepted is [[]low, high] with low below high, in the values of the image, or empty."),
     ("decimal commas", {"input_point": "[60,5, 25,5]"}, f"input_point: entry 1, [[]60, 5, 25, 5], does not hold 2 numbers; {FORM['point']}."),
     ("semicolons", {"input_box": "[1;2;3;4]"}, f"input_box: '[[]1;2;3;4]' is not valid JSON; {FORM['box']}."),
     ("full-width digits in JSON", {"input_point": "[６０, 25]"}, f"input_point: '[[]６０, 25]' is not valid JSON; {FORM['point']}."),
@@ -160,8 +163,8 @@ TABLE = [
     ("a NUL in a path", {"model_weight_file": "my\0.pt"}, f"model_weight_file: my\\x00.pt cannot be opened (embedded null byte). {WEIGHTS}"),
     ("a line break in a path", {"model_weight_file": "/tmp/my\n.pt"}, f"model_weight_file: /tmp/my\\n.pt does not exist. {WEIGHTS}"),
     ("an address for weights", {"model_weight_file": "https://example.org/my.pt"}, f"model_weight_file: https:/example.org/my.pt does not exist. {WEIGHTS}"),
-    ("empty weights", {"model_weight_file": "{folder}/empty"}, f"model_weight_file: {{folder}}/empty is cut off or no checkpoint: it is not a complete torch.save file. {WEIGHTS}"),
-    ("a text for weights", {"model_weight_file": "{folder}/text"}, f"model_weight_file: {{folder}}/text is cut off or no checkpoint: it is not a complete torch.save file. {WEIGHTS}"),
+    ("empty weights", {"model_weight_file": "{folder}/empty"}, f"model_weight_file: {{folder}}/empty is cut off or no checkpoint: it is not a complete torch.save or safetensors file. {WEIGHTS}"),
+    ("a text for weights", {"model_weight_file": "{folder}/text"}, f"model_weight_file: {{folder}}/text is cut off or no checkpoint: it is not a complete torch.save or safetensors file. {WEIGHTS}"),
     ("a zip of photos for weights", {"model_weight_file": "{folder}/photos.zip"}, f"model_weight_file: {{folder}}/photos.zip is damaged or no checkpoint: torch cannot read it. {WEIGHTS}"),
     ("weights with one wrong bit", {"model_weight_file": "{folder}/flipped.pt"}, f"model_weight_file: {{folder}}/flipped.pt is damaged: what it holds as …/data/… is not what was written. {WEIGHTS}"),
     ("weights with a hole", {"model_weight_file": "{folder}/hole.pt"}, f"model_weight_file: {{folder}}/hole.pt is damaged: what it holds as …/data/… is not what was written. {WEIGHTS}"),
@@ -175,7 +178,7 @@ TABLE = [
     ("a NUL in a config path", {"config_file": "my\0.yaml"}, f"config_file 'my\\x00.yaml' cannot be opened (embedded null byte); {YAML}"),
     ("weights for a config", {"config_file": str(NANO)}, f"config_file {NANO} cannot be read: it is larger than 20000 bytes. Accepted: a YAML file like those in sam2/configs."),
     ("an empty config", {"config_file": "{folder}/empty"}, "config_file {folder}/empty: model: None is not accepted; accepted is a mapping with a _target_, as in the files of sam2/configs."),
-    ("a training config", {"config_file": "configs/sam2.1_training/sam2.1_hiera_b+_MOSE_finetune.yaml"}, "config_file …_MOSE_finetune.yaml: vos.train_transforms[[]0]._target_: 'training.dataset.transforms.ComposeAPI' is not accepted; accepted is a torch.nn.Module class of the sam2 package, such as sam2.modeling.sam2_base.SAM2Base."),
+    ("a training config", {"config_file": "configs/sam2.1_training/sam2.1_hiera_b+_MOSE_finetune.yaml"}, "config_file …_MOSE_finetune.yaml says how sam2 trains a model (it has a trainer), and is no config of a model. Accepted: configs/sam2.1/sam2.1_hiera_b+.yaml, the config of the model that it trains; or empty, with model_name set to that model."),
     ("a config with a negative size", {"config_file": "{folder}/image_size_-1.yaml"}, "config_file: the model that {folder}/image_size_-1.yaml describes fails (Trying to create tensor with negative dimension …). Accepted: the YAML with which the weights were trained."),
     # --- images
     ("no pixels", {}, "The input image is empty or missing. Accepted is an image of one pixel or more.", np.zeros((0, 0, 3), np.uint8)),
@@ -383,7 +386,7 @@ IMAGES = {
     "64-bit integers": lambda image: (image.astype(np.int64) * 70000, image.astype(np.float64) * 70000),
     "infinities and NaN": lambda image: (
         np.where(image == image.max(), np.inf, np.where(image == 0, np.nan, image / 255.0)),
-        np.where(image == image.max(), np.sort(np.unique(image))[-2], np.where(image == 0, 1, image)) / 255.0,
+        np.where(image == image.max(), 255, image) / 255.0,
     ),
     "all NaN": lambda image: (np.full(image.shape, np.nan), np.zeros_like(image)),
     "all infinite": lambda image: (np.full(image.shape, -np.inf, np.float32), np.zeros_like(image)),
@@ -439,7 +442,7 @@ def test_an_image_that_ikomia_refuses_changes_nothing(session, kind):
     with pytest.raises(Exception):  # noqa: B017 - Ikomia's affair
         session.workflow.run_on(array=OF_IKOMIA[kind](session.photo))
     assert state(session.algo) == before
-    assert kind == "half precision" or results(session.algo) in (good, [])  # it segments those, then OpenCV fails
+    assert results(session.algo) in (good, [])
     run_good(session)
     np.testing.assert_array_equal(session.algo.get_output(1).get_mask(), session.mask)
 
@@ -550,12 +553,12 @@ def test_a_workflow_file_with_a_bad_value_says_so(session, tmp_path, value):
 
 
 @pytest.mark.parametrize("method", ["save_coco", "save_labels"])
-@pytest.mark.parametrize("name", ["", "nowhere/masks", "text/masks"])
+@pytest.mark.parametrize("name", ["", "nowhere/masks.png", "text/masks.png"])
 def test_results_that_cannot_be_written_are_an_error_and_stay(session, files, tmp_path, method, name):
     (tmp_path / "text").touch()
     run_good(session)
     before, good = state(session.algo), results(session.algo)
-    with pytest.raises(OSError) as error:
+    with pytest.raises((OSError, ValueError)) as error:  # a folder's name ends as that of no label image
         getattr(session.algo, method)(str(tmp_path / name))
     assert str(tmp_path) in str(error.value)
     assert (state(session.algo), results(session.algo)) == (before, good)

@@ -72,7 +72,9 @@ def test_four_threads_on_one_model_get_the_masks_of_one(nano, images):
 
 
 def test_two_models_at_once_get_each_its_own_masks_and_leave_no_setting_changed(nano, images):
-    other = Segmenter(oracle.nano_model(apply_postprocessing=False))
+    another = oracle.nano_model(apply_postprocessing=False)
+    another.sam_prompt_encoder.no_mask_embed.weight.data += 1
+    other = Segmenter(another)
     expected = [[segment(s, images[k], k % 4) for k in range(4)] for s in (nano, other)]
     assert any(a.rles != b.rles for k in range(4) for a, b in zip(expected[0][k], expected[1][k], strict=True))
     before = (torch.get_num_threads(), list(warnings.filters))

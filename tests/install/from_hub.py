@@ -25,7 +25,13 @@ NAME = "infer_segment_anything_2"
 PROCESS = f"{NAME}_process.py"
 VERSION = re.search(r'info.version = "(.*)"', (ROOT / PROCESS).read_text())[1]
 NEWER = re.sub(r"\d+$", lambda last: str(int(last[0]) + 1), VERSION)
-BROUGHT = ("sam2", "hydra", "omegaconf", "pycocotools")  # by requirements.txt; ikomia brings the others itself
+BROUGHT = (
+    "sam2",
+    "hydra",
+    "omegaconf",
+    "pycocotools",
+    "safetensors",
+)  # by requirements.txt; ikomia brings the others itself
 USE = f"""
 import numpy as np
 from ikomia.dataprocess.workflow import Workflow

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 from conftest import NAME, PLUGINS, ROOT
 from pycocotools.coco import COCO
 from tools.detector import install
@@ -427,6 +428,39 @@ def labels_of_an_earlier_prompt(given) -> str:
 @real("points_per_sid: there is no such parameter (did you mean points_per_side?); …")
 def a_misspelt_name(given) -> str:
     return raised(given.algo.set_parameters, {"points_per_sid": "16"})
+
+
+@real("input_point: '[[60 25]]' is not valid JSON; accepted is …, in an array or a tensor what its .tolist() gives.")
+def the_text_of_an_array(given) -> str:
+    points = np.array([[60, 25]])
+    given.workflow.set_parameters({"input_point": points.tolist()}, given.algo)
+    return raised(given.workflow.set_parameters, {"input_point": points}, given.algo)
+
+
+@real("input_point: the coordinates '[0.5, 0.25]' look like fractions of width and height. They count as pixels …")
+def fractions(given) -> str:
+    given.algo.set_parameters({"input_point": "[0.5, 0.25]"})
+    given.workflow.run_on(array=given.image)
+    return given.caplog.text
+
+
+@real(
+    "input_box: entry 1, [200, 180, 100, 90], was read as two corners in the wrong order. Is it x, y, width, height? …"
+)
+def a_box_with_its_size(given) -> str:
+    given.algo.set_parameters({"input_box": "[200, 180, 100, 90]"})
+    given.workflow.run_on(array=given.image)
+    return given.caplog.text
+
+
+@real("The input image … is damaged or of a kind that Ikomia does not read, such as one of five bands or of float16. …")
+def five_bands(given) -> str:
+    path = str(given.folder / "satellite.tif")
+    tifffile.imwrite(path, np.zeros((40, 50, 5), np.uint16), planarconfig="contig", photometric="minisblack")
+    given.algo.set_parameters({"input_box": "[5, 5, 30, 30]"})
+    bands = tifffile.imread(path)
+    given.workflow.run_on(array=bands[..., :3].astype("float32"))
+    return raised(given.workflow.run_on, path=path)
 
 
 @real("Warning, your workflow contains non connected task(s)")

@@ -49,13 +49,13 @@ SCENE_SEED, SCENE_SIZE = 9440, 640
 SCENE_SMALLEST = 2000
 
 #: The prompts of the README's pictures, which are those of its text: the pot; a shell; pot, palette
-#: and taxi; a cup, and not the ice cream before it.
-POINT = Prompt(points=[(197, 273)])
+#: and taxi; of pot and palette in one box only the pot.
+POINT = Prompt(points=[(233, 286)])
 ONE_POINT = Prompt(points=[(181, 620)], labels=[1])
 TWO_POINTS = Prompt(points=[(181, 620), (151, 629)], labels=[1, 0])
 BOXES = Prompt(boxes=[(101, 132, 343, 386), (293, 222, 545, 491), (526, 387, 630, 481)])
-BOX = Prompt(boxes=[(370, 477, 512, 640)])
-BOX_AND_POINTS = Prompt(points=[(440, 598), (475, 523)], labels=[1, 0], boxes=BOX.boxes)
+BOX = Prompt(boxes=[(101, 132, 545, 491)])
+BOX_AND_POINTS = Prompt(points=[(197, 273), (320, 343)], labels=[1, 0], boxes=BOX.boxes)
 
 #: Widths in pixels of the tiles of a picture that has two or three, and of its text. The README shows them at half that or
 #: less: crisp on a desk, and the text still to be read on a phone.

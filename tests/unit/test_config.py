@@ -135,6 +135,26 @@ def test_what_is_no_sam2_config_is_told_so(tmp_path: Path, content: Any, complai
     assert complaint in refusal(tmp_path, content)
 
 
+def test_the_yaml_of_a_training_is_refused_and_the_config_to_name_instead_is_told() -> None:
+    training = "configs/sam2.1_training/sam2.1_hiera_b+_MOSE_finetune.yaml"
+    with pytest.raises(ValueError, match=r"finetune\.yaml says how sam2 trains a model \(it has a trainer\)") as caught:
+        read_config(training)
+    assert str(caught.value).endswith(
+        "Accepted: configs/sam2.1/sam2.1_hiera_b+.yaml, the config of the model that it trains; or empty, with model_name set "
+        "to that model."
+    )
+
+
+@pytest.mark.parametrize(
+    "trainer", [None, [], {"model": 1}, {"model": {"image_encoder": {"trunk": {"embed_dim": [1]}}}}]
+)
+def test_the_yaml_of_a_training_of_something_else_is_refused_without_a_guess(tmp_path: Path, trainer: Any) -> None:
+    message = refusal(tmp_path, {"trainer": trainer, "defaults": ["x"]})
+    assert message.endswith(
+        "Accepted: the config of the model that it trains; or empty, with model_name set to that model."
+    )
+
+
 def test_a_missing_config_is_told() -> None:
     with pytest.raises(ValueError, match=r"'configs/sam3\.yaml' is neither a file nor a config inside the sam2"):
         read_config("configs/sam3.yaml")

@@ -177,7 +177,7 @@ def refusal(cache: Path, url: str) -> str:
         fetch_checkpoint(MODEL)
     reason, *advice = str(caught.value).split("\n")
     assert advice == [
-        f"URL: {url}{PATH} (the environment variable SAM2_CHECKPOINT_MIRROR can name another host).",
+        f"URL: {url}{PATH} or {url}/{FILE} (the environment variable SAM2_CHECKPOINT_MIRROR can name another host).",
         f"To put it there by hand, save it as {cache / FILE} (SHA-256 {SHA256}).",
         "model_name 'sam2_hiera_nano' comes with the plugin and works offline.",
     ]
@@ -347,6 +347,35 @@ def test_a_folder_can_be_the_mirror(cache, tmp_path, monkeypatch):
     (tmp_path / "mirror/072824" / FILE).write_bytes(PAYLOAD)
     monkeypatch.setenv("SAM2_CHECKPOINT_MIRROR", (tmp_path / "mirror").as_uri())
     assert fetched(cache)
+
+
+def test_a_mirror_may_have_the_files_without_folders(cache, server):
+    def flat(connection: socket.socket, line: str) -> None:
+        (good if line == f"GET /{FILE} HTTP/1.1" else says("404 Not Found"))(connection, line)
+
+    server.answer = flat
+    assert fetched(cache)
+    assert server.requests == [f"GET {PATH} HTTP/1.1", f"GET /{FILE} HTTP/1.1"]
+
+
+def test_a_folder_without_folders_can_be_the_mirror(cache, tmp_path, monkeypatch):
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / FILE).write_bytes(PAYLOAD)
+    monkeypatch.setenv("SAM2_CHECKPOINT_MIRROR", (tmp_path / "mirror").as_uri())
+    assert fetched(cache)
+
+
+def test_a_file_without_a_folder_is_compared_with_its_hash_too(cache, server):
+    other = says("200 OK", LENGTH, body=FLIPPED)
+    server.answer = lambda connection, line: (says("404 Not Found") if PATH in line else other)(connection, line)
+    assert "what arrived is another file" in refusal(cache, server.url)
+
+
+@pytest.mark.parametrize(("status", "count"), [("404 Not Found", 2), ("503 Busy", 1)])
+def test_a_mirror_is_asked_again_only_where_it_does_not_have_the_file(cache, server, status, count):
+    server.answer = says(status)
+    assert f"the server answered {status[:3]}" in refusal(cache, server.url)
+    assert len(server.requests) == count
 
 
 def test_a_proxy_is_used_and_no_proxy_goes_around_it(cache, server, monkeypatch):

@@ -41,6 +41,23 @@ mask_stacks = nps.arrays(bool, st.tuples(st.integers(0, 5), st.integers(1, 9), s
 # --- compressed masks
 
 
+@pytest.mark.parametrize("part", [slice(2), slice(1, None), slice(None, None, -1), slice(-1, None), slice(9, 12)])
+def test_a_slice_of_masks_is_those_masks_with_all_that_is_known_of_them(part):
+    arrays = [square(side) for side in (3, 5, 8)]
+    masks = dataclasses.replace(
+        masks_of(arrays, stability=[0.1, 0.2, 0.3]),
+        names=["a", "b", "c"],
+        ids=[7, None, 9],
+        confidences=[0.5, 0.6, None],
+    )
+    found = masks[part]
+    np.testing.assert_array_equal(list(found), np.array(arrays)[part] if len(found) else [])
+    assert (found.image_hw, len(found)) == ((20, 20), len(arrays[part]))
+    assert (found.names, found.ids) == (["a", "b", "c"][part], [7, None, 9][part])
+    np.testing.assert_array_equal(found.scores, masks.scores[part])
+    np.testing.assert_array_equal(found.stability_scores, masks.stability_scores[part])
+
+
 @settings(max_examples=200, deadline=None)
 @given(mask_arrays, st.sampled_from(["C", "F", "transposed", "every second", "reversed"]))
 def test_a_mask_comes_back_as_it_was_whatever_its_memory_layout(mask, layout):

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from conftest import NAME, ROOT
 
+from infer_segment_anything_2.segmentation.own_files import own_path
+
 NANO = ROOT / "models" / "sam2_hiera_nano.pt"
 CONFIG = ROOT / "models" / "sam2_hiera_nano.yaml"
 
@@ -81,6 +83,36 @@ def test_own_files_may_be_named_in_any_way(tmp_path, masks_of_nano, monkeypatch,
     else:
         weights, config = weights.rename(tmp_path / "MINE.PTH"), config.rename(tmp_path / "MINE.YML")
     assert masks_with(model_weight_file=weights, config_file=config) == masks_of_nano
+
+
+@pytest.mark.parametrize(
+    "form", ['"{}"', "'{}'", ' "{}" ', "file://{}", "FILE://localhost{}", "file:{}", '"file://{}"']
+)
+def test_own_files_may_be_named_as_they_are_copied(tmp_path, masks_of_nano, form):
+    weights = Path(shutil.copy(NANO, tmp_path / "my weights.pt"))
+    config = Path(shutil.copy(CONFIG, tmp_path / "mine.yaml"))
+    named = [str(weights), str(config)]
+    if "file" in form.lower():
+        named = [path.as_uri().removeprefix("file://") for path in (weights, config)]
+        assert "%20" in named[0]
+    files = {"model_weight_file": form.format(named[0]), "config_file": form.format(named[1])}
+    assert masks_with(**files) == masks_of_nano
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('"C:\\models\\my.pt"', "C:\\models\\my.pt"),
+        ("configs/sam2/sam2_hiera_s.yaml", "configs/sam2/sam2_hiera_s.yaml"),
+        ("file:///a/b#c?d.pt", "/a/b#c?d.pt"),
+        ("~nobody-of-this-name/my.pt", "~nobody-of-this-name/my.pt"),
+        ("a'quote", "a'quote"),
+        ('"', '"'),
+        ("file://server/my.pt", "file:/server/my.pt"),  # another machine: no file here
+    ],
+)
+def test_a_path_is_what_the_user_means(text, path):
+    assert own_path(text) == path
 
 
 RUN = f"""

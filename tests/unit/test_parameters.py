@@ -32,6 +32,13 @@ TABLE = [
     ("apply_postprocessing", "bool", True, *BOOL),
     ("input_size_percent", "int", 100, ["1", "100"], ["0", "101", "-5", *NO]),
     (
+        "intensity_range",
+        "JSON",
+        "",
+        ["", "[0, 4095]", "(-1.5, 1e30)"],
+        ["[1]", "x", "1", "[5, 5]", "[2, 1]", "[0, 1, 2]"],
+    ),
+    (
         "input_box",
         "JSON",
         "",
@@ -240,6 +247,7 @@ VALUES = {
     "model_weight_file": st.text(st.characters(exclude_categories=["Cs"])),
     "config_file": st.sampled_from(["", "configs/sam2/sam2_hiera_t.yaml", "/a b/ü.yaml"]),
     "input_size_percent": st.integers(1, 100),
+    "intensity_range": st.tuples(coordinates, st.floats(1e7, 1e300)).map(str),
     "input_point": st.lists(st.tuples(coordinates, coordinates)).map(str),
     "input_box": st.lists(st.tuples(coordinates, coordinates).map(lambda p: [p[0], p[1], p[0] + 7, p[1] + 7])).map(str),
     "input_point_label": st.lists(st.integers(0, 1)).map(str),

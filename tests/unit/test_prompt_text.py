@@ -6,14 +6,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infer_segment_anything_2.segmentation.prompt_text import (
     parse_boxes,
+    parse_intensity_range,
     parse_labels,
     parse_point_grids,
     parse_points,
+    swapped_boxes,
 )
 
 PARSERS = {
@@ -21,6 +24,7 @@ PARSERS = {
     "input_box": parse_boxes,
     "input_point_label": parse_labels,
     "point_grids": parse_point_grids,
+    "intensity_range": parse_intensity_range,
 }
 EMPTY = ["", "  ", "[]", "[ ]", "()", "None", "null", " null\n"]
 
@@ -113,12 +117,42 @@ def test_point_grids_of_one_layer_or_several_in_double_precision(text, expected)
     assert all(layer.dtype == np.float64 for layer in found)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[0, 4095]", (0, 4095)),
+        ("(-40.5, 120)", (-40.5, 120)),
+        ("[-1e308, 1e308]", (-1e308, 1e308)),
+    ],
+)
+def test_a_range_of_any_two_values_in_order(text, expected):
+    assert parse_intensity_range(text) == expected
+    assert all(type(value) is float for value in parse_intensity_range(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("", []),
+        ("[10, 20, 30, 40]", []),
+        ("[30, 20, 10, 40]", []),
+        ("[200, 180, 100, 90]", [1]),
+        ("[[10, 20, 30, 40], [200.5, 180, 100, 90], [30, 40, 10, 20]]", [2, 3]),
+    ],
+)
+def test_boxes_of_which_both_corners_are_swapped_are_known_as_they_were_typed(text, numbers):
+    found = swapped_boxes(text)
+    assert list(found) == numbers
+    assert all(str(int(box[2])) in text and box[0] > box[2] for box in found.values())
+
+
 @pytest.mark.parametrize("text", EMPTY)
 def test_nothing_in_any_spelling_is_no_prompt(text):
     assert parse_points(text).shape == (0, 2)
     assert parse_boxes(text).shape == (0, 4)
     assert parse_labels(text).shape == (0,)
     assert parse_point_grids(text) is None
+    assert parse_intensity_range(text) is None
     assert (parse_points(text).dtype, parse_boxes(text).dtype, parse_labels(text).dtype) == ("f4", "f4", "i4")
 
 
@@ -193,6 +227,15 @@ REFUSED = [
     ("point_grids", "[[[0, 0]], [[1, 1, 1]]]", r"layer 2: entry 1, \[1, 1, 1\], does not hold 2 numbers"),
     ("point_grids", "[[[0, NaN]]]", r"layer 1: entry 1, \[0, nan\], is not finite"),
     ("point_grids", "[[0.5, true]]", r"layer 1: entry 1, \[0.5, True\], does not hold 2 numbers"),
+    # a range
+    ("intensity_range", "4095", "4095 does not hold 2 numbers"),
+    ("intensity_range", "[[0, 4095]]", r"\[\[0, 4095\]\] does not hold 2 numbers"),
+    ("intensity_range", "[0, true]", r"\[0, True\] does not hold 2 numbers"),
+    ("intensity_range", "[4095, 0]", r"\[4095, 0\] is not accepted"),
+    ("intensity_range", "[7, 7]", r"\[7, 7\] is not accepted"),
+    ("intensity_range", "[0, NaN]", r"\[0, nan\] is not accepted"),
+    ("intensity_range", "[-Infinity, 0]", r"\[-inf, 0\] is not accepted"),
+    ("intensity_range", "[0, 1" + "0" * 400 + "]", r"\[0, 1.*0\] is not accepted"),
 ]
 
 
@@ -202,6 +245,32 @@ def test_what_is_wrong_is_refused_with_the_entry_the_reason_and_the_accepted_for
         PARSERS[name](text)
     assert "accepted is" in str(error.value)
     assert len(str(error.value)) < 400
+
+
+ARRAYS = [
+    np.array([60, 25]),
+    np.array([[60.0, 25.5], [-1e-7, 3e9]]),
+    np.arange(4000).reshape(-1, 2),
+    [np.array([60, 25]), np.array([1, 2])],
+    [np.float32(60), np.float32(25)],
+    torch.tensor([60, 25]),
+    torch.tensor([[0.5, 25.0]]),
+]
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.parametrize("value", ARRAYS, ids=[str(value)[:20] for value in ARRAYS])
+def test_the_text_of_an_array_or_a_tensor_is_refused_with_what_to_pass_in_its_place(name, value):
+    with pytest.raises(
+        ValueError, match=rf"^{name}: .* is not valid JSON; .*, in an array or a tensor what its \.tolist\(\)"
+    ):
+        PARSERS[name](str(value))
+
+
+@pytest.mark.parametrize("text", ["[10, 20", "60 25", "left upper corner", "[10, 20] [30"])
+def test_other_text_is_refused_without_that_hint(text):
+    with pytest.raises(ValueError, match=r"is not valid JSON; accepted is .* in pixels of the original image\.$"):
+        parse_points(text)
 
 
 def test_numbers_and_lists_are_taken_up_to_their_limits():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from infer_segment_anything_2.segmentation.objects import Object
 from infer_segment_anything_2.segmentation.parameters import Parameters, update
-from infer_segment_anything_2.segmentation.request import make_request, objects_of, ways_to_more
+from infer_segment_anything_2.segmentation.request import doubts_about, make_request, objects_of, ways_to_more
 
 HW = (40, 50)
 BOX = Object(box=np.array([1, 2, 30, 20], np.float32))
@@ -51,6 +53,35 @@ def test_without_objects_every_parameter_of_a_search_reaches_it():
     grids = make_request(parameters(points_per_side="None", point_grids="[[0.5, 0.25]]"), None, HW).search
     assert grids is not None
     assert [grid.tolist() for grid in grids.point_grids or []] == [[[0.5, 0.25]]]
+
+
+@pytest.mark.parametrize(
+    ("values", "doubts"),
+    [
+        ({"input_point": "[0.5, 0.25]"}, [r"input_point: the coordinates '\[0.5, 0.25\]' look like fractions"]),
+        ({"input_point": "[[[0, 0.5]], [[1, 1]]]"}, ["input_point: .* look like fractions"]),
+        ({"input_box": "[0, 0, 0.5, 1]"}, ["input_box: .* look like fractions"]),
+        ({"input_box": "[0, 0, 0.5, 1]", "input_point": "[0.5, 0]"}, ["input_point: .*", "input_box: .*"]),
+        ({"input_box": "[30, 20, 10, 8]"}, [r"input_box: entry 1, \[30, 20, 10, 8\], .* x, y, width, height"]),
+        ({"input_box": "[[1, 2, 3, 4], [30, 20, 10, 8]]"}, [r"input_box: entry 2, \[30, 20, 10, 8\], "]),
+        ({"input_point": "[[0.5, 0.25], [7, 7]]"}, []),
+        ({"input_point": "[0, 1]", "input_box": "[0, 0, 1, 1]"}, []),
+        ({"input_point": "[1.5, 0.5]"}, []),
+        ({"input_box": "[30, 2, 10, 20]"}, []),
+        ({}, []),
+        ({"input_point": "[]"}, []),
+    ],
+)
+def test_what_is_probably_a_mistake_in_typed_prompts_is_told(values, doubts):
+    found = doubts_about(parameters(**values), HW)
+    assert len(found) == len(doubts)
+    for sentence, pattern in zip(found, doubts, strict=True):
+        assert re.match(pattern, sentence), sentence
+
+
+@pytest.mark.parametrize(("image_hw", "told"), [((1, 1), 0), ((1, 2), 0), ((2, 1), 0), ((1, 3), 1), ((2, 2), 1)])
+def test_within_two_pixels_fractions_are_no_mistake(image_hw, told):
+    assert len(doubts_about(parameters(input_point="[0.5, 0.5]"), image_hw)) == told
 
 
 def test_thresholds_that_float32_does_not_hold_and_areas_beyond_the_image_are_cut():

@@ -249,6 +249,7 @@ def any_value_of(name: str) -> st.SearchStrategy:
             "input_box": points.map(lambda found: str([[x, y, x + 7, y + 9.5] for x, y in found])),
             "input_point_label": st.lists(st.integers(0, 1)).map(str) | st.sampled_from(["", "0", "1"]),
             "point_grids": st.just(""),
+            "intensity_range": st.sampled_from(["", "[0, 4095]", "[-1.5, 1e30]"]),
         }.get(name),
     }[declared.type_name(name)]
 

@@ -184,12 +184,15 @@ def as_kind(image: np.ndarray, kind: str) -> np.ndarray:
 )
 def test_9_every_kind_of_image_is_segmented_and_shown(workflow, algo, astronaut, kind):
     algo.set_parameters({"input_box": "[150, 20, 300, 200]"})
+    if kind == "16-bit RGB":
+        algo.set_parameters({"intensity_range": "[0, 65535]"})
     workflow.run_on(array=as_kind(astronaut, kind))
     mask = mask_of(algo)
     assert mask.shape == (512, 512)
     assert mask.any()
     assert algo.get_image_with_mask().shape == (512, 512, 3)
     if kind in ("RGBA", "16-bit RGB", "float to 1", "float to 255"):
+        algo.set_parameters({"intensity_range": ""})
         workflow.run_on(array=astronaut)
         np.testing.assert_array_equal(mask, mask_of(algo))
 
