@@ -88,7 +88,7 @@ class ImagePredictor:
         Raises:
             GPUMemoryError: a GPU has no memory for it, even alone.
         """
-        key = self._key(image)
+        key = self.key(image)
         if key not in self._kept:
             (self._kept[key],) = in_batches(
                 [image], BatchSize(1), lambda images: self._encode(images[0]), self.forget_images, "image"
@@ -164,8 +164,9 @@ class ImagePredictor:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _key(self, image: npt.NDArray[np.uint8]) -> bytes:
-        """What tells an image from others. The last one is recognised by its pixels, which takes a twentieth of the time."""
+    def key(self, image: npt.NDArray[np.uint8]) -> bytes:
+        """What tells an image (H, W, 3) uint8 from others. The last one is recognised by its pixels, in a twentieth of the
+        time."""
         if self._last_image is None or not np.array_equal(image, self._last_image[0]):
             image = np.array(image, order="C")  # a copy: the caller may go on to write into its own
             digest = hashlib.blake2b(image.data, digest_size=16).digest()

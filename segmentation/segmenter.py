@@ -24,6 +24,7 @@ from .checkpoints import catalogue_entry, fetch_checkpoint
 from .forks import free_in_children
 from .image_predictor import ImagePredictor
 from .images import resize_percent
+from .kept_searches import KeptSearches
 from .mask_generator import MaskGenerator
 from .masks import MAX_LABELS, RLE, Masks, chosen, empty, encode, ranked
 from .memory import BatchSize, in_batches, memory_errors
@@ -52,6 +53,7 @@ class Segmenter:
     def __init__(self, model: SAM2Base) -> None:
         with memory_errors(), own_settings():
             self.predictor = ImagePredictor(model)
+        self._searches = KeptSearches()
         self._turn = free_in_children(threading.Lock())
 
     @contextmanager
@@ -69,6 +71,12 @@ class Segmenter:
             torch.autocast(device, torch.bfloat16, enabled=use_bfloat16),
         ):
             yield
+
+    def forget_images(self) -> None:
+        """Free what is kept of the images of before: their embeddings, and what searches have found in them."""
+        with self._turn:
+            self.predictor.forget_images()
+            self._searches.forget()
 
     def segment(self, image: npt.NDArray[np.uint8], request: Request, progress: Progress | None = None) -> list[Masks]:
         """What `request` asks for in an image (H, W, 3) uint8 RGB.
@@ -265,9 +273,8 @@ class Segmenter:
         with self._running():
             resized = resize_percent(image, input_size_percent)
             area = settings.min_mask_region_area * resized.size / image.size
-            found = MaskGenerator(self.predictor, replace(settings, min_mask_region_area=round(area))).generate(
-                resized, progress
-            )
+            of_resized = replace(settings, min_mask_region_area=round(area))
+            found = MaskGenerator(self.predictor, of_resized, self._searches).generate(resized, progress)
         if resized is not image:
             found = replace(found, image_hw=image_hw, rles=[encode(_enlarged(mask, image_hw)) for mask in found])
         return found.take(np.flatnonzero(settings.keeps(found.areas)))

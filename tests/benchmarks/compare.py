@@ -68,6 +68,7 @@ class Row:
     theirs: Callable[[], Any]
     same: Callable[[Any, Any], None]
     repeats: int
+    prepare: Callable[[], Any] = lambda: None  #: before `ours`, not timed
 
 
 def photograph(height: int, width: int) -> np.ndarray:
@@ -240,7 +241,7 @@ def automatic(model: Model, work: str, repeats: int, height: int = 768, width: i
     settings = model.thresholds | settings
 
     def ours():
-        model.segmenter.predictor.forget_images()  # an image seen for the first time
+        model.segmenter.forget_images()  # an image seen for the first time
         return model.segmenter.generate(image, AutomaticSettings(**settings))
 
     def theirs() -> list[dict]:
@@ -248,6 +249,52 @@ def automatic(model: Model, work: str, repeats: int, height: int = 768, width: i
             return oracle.mask_generator(model.sam2, **settings).generate(image)
 
     return Row(work, model.name, "SAM2AutomaticMaskGenerator", ours, theirs, same_masks, repeats)
+
+
+def other_thresholds(model: Model, repeats: int) -> list[Row]:
+    """Automatic mode again on the same image, beside a fresh search with the same thresholds."""
+    image = data.chelsea()
+    first = {"pred_iou_thresh": 0.5, "stability_score_thresh": 0.8} if model.name == "nano" else {}
+    first = AutomaticSettings(**first, points_per_side=16)
+    stricter = replace(
+        first,
+        pred_iou_thresh=first.pred_iou_thresh + 0.05,
+        stability_score_thresh=(1 + first.stability_score_thresh) / 2,
+        box_nms_thresh=0.5,
+    )
+    laxer = [
+        replace(
+            first,
+            pred_iou_thresh=first.pred_iou_thresh - 0.05 * k,
+            stability_score_thresh=first.stability_score_thresh - 0.05 * k,
+        )
+        for k in (1, 2, 3)
+    ]
+    segmenter = model.segmenter
+
+    def row(work: str, *searches: AutomaticSettings) -> Row:
+        def before() -> None:
+            segmenter.forget_images()
+            for search in searches[:-1]:
+                segmenter.generate(image, search)
+
+        def fresh():
+            segmenter.forget_images()
+            return segmenter.generate(image, searches[-1])
+
+        def same(mine, theirs) -> None:
+            assert mine.rles == theirs.rles, "the masks differ"
+
+        def ours():
+            return segmenter.generate(image, searches[-1])
+
+        return Row(work, model.name, "a first search", ours, fresh, same, repeats, before)
+
+    return [
+        row("automatic mode, stricter thresholds on the same image", first, stricter),
+        row("automatic mode, laxer thresholds on the same image, first step", first, laxer[0]),
+        row("automatic mode, laxer thresholds on the same image, third step", first, *laxer),
+    ]
 
 
 def embedding(model: Model, repeats: int) -> Row:
@@ -385,6 +432,7 @@ def measure(row: Row) -> str:
 def timed(row: Row) -> tuple[list[Any], list[float]]:
     """What both give, and the seconds that each takes."""
     results, seconds = [], []
+    row.prepare()
     for work in (row.ours, row.theirs):
         start = time.perf_counter()
         results.append(work())
@@ -471,6 +519,7 @@ def rows(models: list[Model], folder: Path, repeats: int):
             yield stroke(model, repeats)
         yield embedding(model, repeats)
         yield boxes(model, repeats)
+    yield from other_thresholds(models[0], repeats)
     for model in models:
         side = 32 if model.name == "nano" else 16
         points = {"points_per_side": side}
