@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import copy
 import logging
-import weakref
-from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+import numpy.typing as npt
 from ikomia import core, dataprocess
 
-from infer_segment_anything_2.bridge.errors import in_a_sentence
-from infer_segment_anything_2.bridge.inputs import NoDetections, disconnect, image_of, pointed_at, refuse_float16
+from infer_segment_anything_2.bridge.errors import WarnOnce, in_a_sentence
+from infer_segment_anything_2.bridge.inputs import (
+    NoDetections,
+    are_found,
+    disconnect,
+    image_of,
+    place_of,
+    pointed_at,
+    refuse_float16,
+)
 from infer_segment_anything_2.bridge.live import Turns
-from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, publish
+from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, publish, while_alive
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
 from infer_segment_anything_2.bridge.results import TaskWithMasks
 from infer_segment_anything_2.bridge.wire import InferSegmentAnything2Param, News, check_names
+from infer_segment_anything_2.segmentation.images import to_rgb8
+from infer_segment_anything_2.segmentation.masks import Masks
 from infer_segment_anything_2.segmentation.memory import memory_errors
 from infer_segment_anything_2.segmentation.own_files import blamed_on_config, check_files
 from infer_segment_anything_2.segmentation.parameters import Parameters, cuda_is_available
-from infer_segment_anything_2.segmentation.request import make_request, ways_to_more
+from infer_segment_anything_2.segmentation.request import Request, make_request, ways_to_more
+from infer_segment_anything_2.segmentation.sequence import Sequence
 
 if TYPE_CHECKING:
     from infer_segment_anything_2.segmentation.segmenter import Segmenter
@@ -30,18 +40,6 @@ logger = logging.getLogger(__name__)
 
 #: The values that choose a model, of the parameters.
 model_of = attrgetter("model_name", "model_weight_file", "config_file", "cuda", "apply_postprocessing")
-
-
-def while_alive(task: InferSegmentAnything2, act: Callable[[InferSegmentAnything2], object]) -> Callable[[], None]:
-    """A function that does `act` to `task` and does not hold it: for its parameters and outputs, which would keep it alive."""
-    reference = weakref.ref(task)
-
-    def act_on_it() -> None:
-        living = reference()
-        if living is not None:
-            act(living)
-
-    return act_on_it
 
 
 class InferSegmentAnything2(TaskWithMasks):
@@ -60,15 +58,22 @@ class InferSegmentAnything2(TaskWithMasks):
         self.set_param_object(own)
         # Outputs follow from the parameters, also from those of a workflow that is loaded: Ikomia sets them on this object,
         # before it connects the tasks, and does not call the task (0.16.1).
-        own.when_set = while_alive(self, lambda task: declare(task, own.values))
+        self._warn_once = WarnOnce()
+        self._sequence = Sequence(self._warn_once)
+        own.when_set = while_alive(self, InferSegmentAnything2._follow_parameters)
         own.when_set()
-        self._told: set[str] = set()  #: warnings that are told once
         self._turns = Turns()
         self._segmenter: Segmenter | None = None  # held, so that it is not loaded again for the next run
         self._model: tuple = ()  #: what it was opened with
         self._stop_requested = False
         self._progress: RunProgress | None = None  #: of the run that is under way
-        self._news = ""  #: the last warning of that run
+
+    def _follow_parameters(self) -> None:
+        """What follows from the parameters before any run."""
+        parameters = self._parameters()
+        declare(self, parameters)
+        if not parameters.track:
+            self._sequence.start()
 
     def set_parameters(self, params: dict[str, str]) -> None:
         """Take new values, as text; RuntimeError for a value or a name that is not accepted, and then nothing is changed."""
@@ -95,6 +100,10 @@ class InferSegmentAnything2(TaskWithMasks):
         if self._progress is None:  # a run loads the model itself, where it can be stopped
             self._open_segmenter(self._parameters())
         super().init_long_process()
+
+    def start_video(self) -> None:
+        """With track: let the next frame be the first of a video, and forget the objects that were followed."""
+        self._sequence.start()
 
     def stop(self) -> None:
         """End a running download, automatic mode within one batch, or a stroke and those that wait."""
@@ -125,7 +134,7 @@ class InferSegmentAnything2(TaskWithMasks):
     def _compute(self, parameters: Parameters, is_live: bool = False) -> bool:
         """Do one run, or one stroke; whether it came to its end."""
         self._stop_requested = False
-        self._news = ""
+        self._warn_once.last = ""
         self._progress = progress = RunProgress(self.emit_step_progress, lambda: self._stop_requested)
         is_done = False
         with memory_errors():
@@ -140,13 +149,11 @@ class InferSegmentAnything2(TaskWithMasks):
                 self._progress = None
             progress.fill()
             self.end_task_run()
-        self._tell(self._news)
+        self._tell(self._warn_once.last)
         return is_done
 
     def _segment(self, parameters: Parameters, progress: RunProgress, is_live: bool) -> None:
-        intensity_range = parameters.intensity_range.value
-        image = image_of(self.get_input(0), intensity_range)
-        self.get_output(0).intensity_range = intensity_range
+        image = image_of(self.get_input(0))
         image_hw = image.shape[:2]
         objects = pointed_at(self.get_input(1), self.get_input(2), parameters, image_hw, self._warn_once)
         if objects is None and is_live:
@@ -156,18 +163,36 @@ class InferSegmentAnything2(TaskWithMasks):
         segmenter = (is_live and self._segmenter) or self._open_segmenter(parameters)
         progress.check()
         with blamed_on_config(parameters.config_file):
-            masks = segmenter.segment(image, request, progress.searched)
+            masks = self._masks_of(segmenter, image, request, progress)
         progress.check()
         self._masks = masks
         if request.search and not len(masks[0]):
             logger.warning("No mask was found: %s.", ways_to_more(parameters))
         publish(self, masks, parameters)
 
-    def _warn_once(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
-            logger.warning(text)
-        self._news = text
+    def _masks_of(
+        self, segmenter: Segmenter, image: npt.NDArray, request: Request, progress: RunProgress
+    ) -> list[Masks]:
+        """The masks of an image of any kind, or of the next frame of a video; output 0 then shows it as the model saw it."""
+        parameters = self._parameters()
+        intensity_range = parameters.intensity_range.value
+        if not parameters.track:
+            self.get_output(0).intensity_range = intensity_range
+            return segmenter.segment(to_rgb8(image, intensity_range), request, progress.searched)
+        if parameters.multimask_output:
+            self._warn_once("multimask_output is not used where objects are followed (track): each has one mask.")
+        may_join = are_found(self.get_input(1), self.get_input(2), parameters)
+        masks = self._sequence.frame(
+            segmenter,
+            image,
+            request,
+            place_of(self.get_input(0)),
+            may_join=may_join,
+            intensity_range=intensity_range,
+            progress=progress.searched,
+        )
+        self.get_output(0).intensity_range = self._sequence.shown
+        return [masks]
 
     def _tell(self, text: str, is_fault: bool = False) -> None:
         """Bring to the panel what the last run or stroke has to say; empty: nothing."""

@@ -59,7 +59,7 @@ CATEGORIES = {"category_foreground": "Foreground", "category_background": "Backg
 #: What can be saved: the name of its button, the action of the task, the kind of file and its ending.
 SAVES = {"save_coco": (SAVE_COCO, "COCO (*.json)", ".json"), "save_labels": (SAVE_LABELS, "PNG (*.png)", ".png")}
 #: Of the model's parameters those that few need.
-RARE = ("model_weight_file", "config_file", "apply_postprocessing", "input_size_percent")
+RARE = ("model_weight_file", "config_file", "apply_postprocessing", "input_size_percent", "intensity_range")
 
 
 class Fold(qt.QWidget):

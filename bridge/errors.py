@@ -1,4 +1,7 @@
-"""Errors as a sentence: Ikomia writes the whole trace of an error into its text, a thousand characters after what counts."""
+"""Errors as a sentence, and warnings that come once.
+
+Ikomia writes the whole trace of an error into its text, a thousand characters after what counts.
+"""
 
 from __future__ import annotations
 
@@ -25,3 +28,18 @@ def in_a_sentence(function: Callable[P, R]) -> Callable[P, R]:
         raise fault from None
 
     return told
+
+
+class WarnOnce:
+    """Tells a warning once, however often it is called with it."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+        self.last = ""  #: what it was called with last
+
+    def __call__(self, text: str) -> None:
+        """Tell it, unless it has been told."""
+        if text not in self._told:
+            self._told.add(text)
+            logger.warning(text)
+        self.last = text

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
-from infer_segment_anything_2.segmentation.images import Range, to_rgb8
 from infer_segment_anything_2.segmentation.messages import shown
 from infer_segment_anything_2.segmentation.objects import (
     Object,
@@ -25,7 +24,8 @@ from infer_segment_anything_2.segmentation.objects import (
 )
 from infer_segment_anything_2.segmentation.parameters import Parameters
 from infer_segment_anything_2.segmentation.prompt_text import Labels
-from infer_segment_anything_2.segmentation.request import doubts_about, objects_of
+from infer_segment_anything_2.segmentation.request import doubts_about, is_typed, objects_of
+from infer_segment_anything_2.segmentation.sequence import Place
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ def disconnect(task: dataprocess.CSemanticSegmentationTask) -> None:
         task.set_input(dataprocess.CGraphicsInput(), 1)
 
 
-def image_of(source: dataprocess.CImageIO, intensity_range: Range | None = None) -> npt.NDArray[np.uint8]:
-    """The image of an input, (H, W, 3) uint8 RGB, by the range of values if there is one; ValueError where there is none."""
+def image_of(source: dataprocess.CImageIO) -> npt.NDArray:
+    """The image of an input as it is, for :func:`.to_rgb8`; ValueError where there is none."""
     if not source.is_data_available():
         if source.source_file_path and not isinstance(source, dataprocess.CVideoIO):
             raise ValueError(
@@ -81,15 +81,40 @@ def image_of(source: dataprocess.CImageIO, intensity_range: Range | None = None)
                 "bits, or of floats of 32 or 64 bits."
             )
         raise ValueError("The input image is empty or missing. Accepted is an image of one pixel or more.")
-    return to_rgb8(source.get_image(), intensity_range)
+    return source.get_image()
 
 
-def refuse_float16(source: dataprocess.CImageIO | None) -> None:
-    """Raise ValueError where an input, None before there is one, holds an image of float16."""
-    if source is not None and source.is_data_available() and source.get_image().dtype == np.float16:
+def refuse_float16(source: core.CWorkflowTaskIO | None) -> None:
+    """Raise ValueError where an input, None before there is one and a path while a folder is given, is an image of float16."""
+    if (
+        isinstance(source, dataprocess.CImageIO)
+        and source.is_data_available()
+        and source.get_image().dtype == np.float16
+    ):
         raise ValueError(
             'The input image holds float16, which Ikomia does not take; accepted is image.astype("float32").'
         )
+
+
+def place_of(source: dataprocess.CImageIO) -> Place:
+    """Where the image of an input comes from, if it is a frame of a video.
+
+    Positions count from 1 where the video is the input of the workflow, and from 0 behind another task (ikomia 0.16.1).
+    """
+    if not isinstance(source, dataprocess.CVideoIO):
+        return Place()
+    return Place(source.source_file_path, source.get_current_pos(), source.get_video_frame_count() or None)
+
+
+def are_found(
+    graphics: dataprocess.CGraphicsInput, detections: dataprocess.CObjectDetectionIO, parameters: Parameters
+) -> bool:
+    """Whether the objects of a run are those that a connected task finds, in each image other ones."""
+    return not is_typed(parameters) and (_has_detections(detections) or graphics.name == CONNECTED_GRAPHICS)
+
+
+def _has_detections(detections: dataprocess.CObjectDetectionIO) -> bool:
+    return not isinstance(detections, NoDetections) or detections.is_filled
 
 
 def pointed_at(
@@ -115,7 +140,7 @@ def pointed_at(
         ValueError: something typed or drawn that lies outside the image, or labels of another count than the points.
     """
     typed = objects_of(parameters, image_hw)
-    has_detections = not isinstance(detections, NoDetections) or detections.is_filled
+    has_detections = _has_detections(detections)
     has_graphics = graphics.name == CONNECTED_GRAPHICS
     if typed is not None:
         if has_detections or has_graphics:
@@ -134,7 +159,7 @@ def pointed_at(
                 warn("What is drawn is not used: the detections of the connected task count.")
         else:
             found = graphics_objects(graphics.get_items(), image_hw)
-        if not found:
+        if not found and not parameters.track:  # or the objects of earlier frames are still followed
             warn("The connected task found nothing to segment: the result is empty.")
         return found
     items = graphics.get_items() if graphics.is_data_available() else []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,20 @@ from infer_segment_anything_2.segmentation.painting import class_colours, class_
 from infer_segment_anything_2.segmentation.parameters import Parameters
 
 logger = logging.getLogger(__name__)
+
+Task = TypeVar("Task", bound=dataprocess.CSemanticSegmentationTask)
+
+
+def while_alive(task: Task, act: Callable[[Task], object]) -> Callable[[], None]:
+    """A function that does `act` to `task` and does not hold it: for its parameters and outputs, which would keep it alive."""
+    reference = weakref.ref(task)
+
+    def act_on_it() -> None:
+        living = reference()
+        if living is not None:
+            act(living)
+
+    return act_on_it
 
 
 class OverlaidImage(dataprocess.CImageIO):
@@ -47,8 +62,8 @@ class OverlaidImage(dataprocess.CImageIO):
 
 
 def candidates_of(parameters: Parameters) -> int:
-    """How many label images there are: three with multimask_output, unless mask_id chooses one of them."""
-    return 3 if parameters.multimask_output and parameters.mask_id == "all" else 1
+    """How many label images there are: three with multimask_output, unless mask_id chooses one, or objects are followed."""
+    return 3 if parameters.multimask_output and parameters.mask_id == "all" and not parameters.track else 1
 
 
 def declare(task: dataprocess.CSemanticSegmentationTask, parameters: Parameters) -> None:

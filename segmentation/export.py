@@ -76,8 +76,8 @@ def to_coco(
     Returns:
         A tree for JSON. Each mask is an annotation with `segmentation` (compressed RLE, or polygons), `area` (pixels of the
         mask), `bbox` ([x, y, width, height] in pixels), `score` (the predicted IoU) and, from automatic mode,
-        `stability_score`. Categories are the names of the masks, in the order in which they come; "object" is that of masks
-        without one.
+        `stability_score`; of an object that is followed through a video `track_id`, the same in each frame. Categories are
+        the names of the masks, in the order in which they come; "object" is that of masks without one.
 
     Raises:
         ValueError, ImportError: as :func:`get_polygons`.
@@ -92,7 +92,7 @@ def to_coco(
         for k, (rle, area, box) in enumerate(zip(masks.rles, masks.areas, masks.boxes_xyxy.tolist(), strict=True)):
             x0, y0, x1, y1 = box
             category = categories.setdefault(masks.name_of(k) or NAMELESS, len(categories) + 1)
-            annotation = {
+            annotation: dict[str, Any] = {
                 "id": len(annotations) + 1,
                 "image_id": len(entries),
                 "category_id": category,
@@ -104,6 +104,8 @@ def to_coco(
             }
             if len(masks.stability_scores):
                 annotation["stability_score"] = float(masks.stability_scores[k])
+            if masks.is_followed:
+                annotation["track_id"] = masks.ids[k]
             annotations.append(annotation)
     return {
         "images": entries,

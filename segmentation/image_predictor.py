@@ -88,7 +88,7 @@ class ImagePredictor:
         Raises:
             GPUMemoryError: a GPU has no memory for it, even alone.
         """
-        key = self._key(image)
+        key = self.key(image)
         if key not in self._kept:
             (self._kept[key],) = in_batches(
                 [image], BatchSize(1), lambda images: self._encode(images[0]), self.forget_images, "image"
@@ -103,7 +103,6 @@ class ImagePredictor:
         embedding: Embedding,
         coords: Tensor | None,
         labels: Tensor | None,
-        boxes: Tensor | None = None,
         mask_input: Tensor | None = None,
         multimask_output: bool = False,
     ) -> tuple[Tensor, Tensor]:
@@ -111,20 +110,14 @@ class ImagePredictor:
 
         Args:
             embedding: of the image.
-            coords: (N, P, 2) float32, xy in pixels of the model's input (see :meth:`to_model`), or None.
+            coords: (N, P, 2) float32, xy in pixels of the model's input (see :meth:`as_points`), or None.
             labels: (N, P) int32, or None.
-            boxes: (N, 4) float32 xyxy likewise, or None.
             mask_input: (N, 1, 4 h, 4 w) logits of a mask for each object, as a further prompt.
             multimask_output: three masks for each object instead of one.
 
         Returns:
             Logits (N, C, 4 h, 4 w) and predicted IoUs (N, C); C is 3 or 1.
         """
-        if boxes is not None:  # a box is two points: its corners
-            corners = boxes.reshape(-1, 2, 2)
-            corner_labels = torch.tensor([[2, 3]], dtype=torch.int, device=boxes.device).repeat(len(boxes), 1)
-            coords = corners if coords is None else torch.cat([corners, coords], dim=1)
-            labels = corner_labels if labels is None else torch.cat([corner_labels, labels], dim=1)
         sparse, dense = self.model.sam_prompt_encoder(points=(coords, labels), boxes=None, masks=mask_input)
         logits, ious, _, _ = self.model.sam_mask_decoder(
             image_embeddings=embedding.image_embed,
@@ -141,18 +134,18 @@ class ImagePredictor:
         self, embedding: Embedding, batch: ObjectBatch, image_hw: tuple[int, int], multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
         """:meth:`decode` for objects in pixels of an image of that height and width."""
+        return self.decode(embedding, *self.as_points(batch, image_hw), multimask_output=multimask_output)
 
-        def on_device(values: npt.NDArray | None, dtype: torch.dtype) -> Tensor | None:
-            return None if values is None else torch.as_tensor(values, dtype=dtype, device=self.device)
-
-        coords, boxes = (on_device(values, torch.float32) for values in (batch.point_coords, batch.boxes))
-        return self.decode(
-            embedding,
-            None if coords is None else self.to_model(coords, image_hw),
-            on_device(batch.point_labels, torch.int32),
-            None if boxes is None else self.to_model(boxes.reshape(-1, 2, 2), image_hw).reshape(-1, 4),
-            multimask_output=multimask_output,
-        )
+    def as_points(self, batch: ObjectBatch, image_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Objects in pixels of an image of that height and width as points of the model's input: (N, P, 2) float32, and their
+        labels (N, P) int32. A box is two points: its corners, labelled 2 and 3, before the others."""
+        coords, labels = batch.point_coords, batch.point_labels
+        if batch.boxes is not None:
+            corners, corner_labels = batch.boxes.reshape(-1, 2, 2), np.full((len(batch.boxes), 2), (2, 3))
+            coords = corners if coords is None else np.concatenate([corners, coords], axis=1)
+            labels = corner_labels if labels is None else np.concatenate([corner_labels, labels], axis=1)
+        on_device = torch.as_tensor(coords, dtype=torch.float32, device=self.device)
+        return self.to_model(on_device, image_hw), torch.as_tensor(labels, dtype=torch.int32, device=self.device)
 
     def to_model(self, coords: Tensor, image_hw: tuple[int, int]) -> Tensor:
         """Pixels xy (…, 2) of an image of that height and width as pixels of the model's input."""
@@ -171,8 +164,9 @@ class ImagePredictor:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _key(self, image: npt.NDArray[np.uint8]) -> bytes:
-        """What tells an image from others. The last one is recognised by its pixels, which takes a twentieth of the time."""
+    def key(self, image: npt.NDArray[np.uint8]) -> bytes:
+        """What tells an image (H, W, 3) uint8 from others. The last one is recognised by its pixels, in a twentieth of the
+        time."""
         if self._last_image is None or not np.array_equal(image, self._last_image[0]):
             image = np.array(image, order="C")  # a copy: the caller may go on to write into its own
             digest = hashlib.blake2b(image.data, digest_size=16).digest()

@@ -21,6 +21,7 @@ heads (8).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,26 @@ class _FirstLayer:
     keys: Tensor
     values: Tensor
     queries: Tensor
+
+
+class Decoded(NamedTuple):
+    """Masks of N points, C of each: those that were made, and the predicted IoUs of all.
+
+    Attributes:
+        logits: (K, 4 h, 4 w), of the masks that were made.
+        made: (K,) int64, which of the N C masks these are, in rising order.
+        ious: (N C,), point by point. Of a mask that was not made it is the most that its IoU can be.
+    """
+
+    logits: Tensor
+    made: Tensor
+    ious: Tensor
+
+
+def passes(ious: Tensor, threshold: float) -> Tensor:
+    """Bool, which predicted IoUs are above a threshold, in their own precision, as sam2 compares. One of 0 lets all pass, also
+    what is not a number."""
+    return ious > threshold if threshold > 0 else torch.ones_like(ious, dtype=torch.bool)
 
 
 class PointDecoder:
@@ -104,18 +125,19 @@ class PointDecoder:
         *,
         multimask_output: bool,
         mask_input: Tensor | None = None,
-        iou_above: float | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        iou_above: float = 0.0,
+        skip: Tensor | None = None,
+    ) -> Decoded:
         """Masks of N points, as SAM2ImagePredictor._predict gives them for one positive point each.
+
+        A mask is the same to the last bit whichever others are made with it.
 
         Args:
             points: (N, 2) float32, xy in pixels of the model's input.
             multimask_output: three masks per point instead of one.
             mask_input: (N, 1, 4 h, 4 w) logits of a mask for each point, as a further prompt.
-            iou_above: leave out masks whose predicted IoU is not above it.
-
-        Returns:
-            Logits (K, 4 h, 4 w) and predicted IoUs (K,), point by point; K is N or 3 N where `iou_above` is None.
+            iou_above: make only masks whose predicted IoU :func:`passes` this.
+            skip: (N C,) bool, masks that are not wanted; None: all are.
         """
         labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
         prompts, _ = self._prompts((points[:, None], labels), None, None)
@@ -131,43 +153,49 @@ class PointDecoder:
         hyper = torch.stack(
             [mlp(tokens[:, at + 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
         )
+        per_point = ious.shape[1] - 1 if multimask_output else 1
+        wanted = torch.ones(len(points), per_point, dtype=torch.bool) if skip is None else ~skip.view(-1, per_point)
+        masks_of_point = self._three_masks if multimask_output else self._single_mask
         found = [
-            self._masks(*of_point, multimask_output, iou_above)
-            for of_point in zip(image_tokens, hyper, ious, strict=True)
+            masks_of_point(*of_point, iou_above) for of_point in zip(image_tokens, hyper, ious, wanted, strict=True)
         ]
-        return torch.cat([logits for logits, _ in found]), torch.cat([iou for _, iou in found])
+        logits, made, best = zip(*found, strict=True)
+        return Decoded(torch.cat(logits), torch.nonzero(torch.cat(made))[:, 0], torch.cat(best))
 
-    def _masks(
-        self, image_tokens: Tensor, hyper: Tensor, ious: Tensor, multimask_output: bool, iou_above: float | None
-    ) -> tuple[Tensor, Tensor]:
-        """Logits (K, 4 h, 4 w) and IoUs (K,) of the masks of one point whose IoU is above `iou_above`.
+    def _three_masks(
+        self, image_tokens: Tensor, hyper: Tensor, ious: Tensor, wanted: Tensor, iou_above: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one point all masks but the single one.
 
         Args:
             image_tokens: (P, C).
             hyper: (M, C / 8), the output of the hypernetwork of each mask, the single mask first.
             ious: (M,).
-            multimask_output, iou_above: as in :meth:`decode`.
+            wanted: (M - 1,) bool.
+            iou_above: as in :meth:`decode`.
+
+        Returns:
+            Logits (K, 4 h, 4 w) of those that were made, which these are (M - 1,) bool, and IoUs (M - 1,).
         """
-        dynamic = not multimask_output and self._decoder.dynamic_multimask_via_stability
-        if dynamic:
-            # The single mask if it is stable, else the best of the others: which one is known when both are made.
-            best = 1 + ious[1:].argmax()
-            wanted = torch.stack([torch.zeros_like(best), best])
-            if not _above(ious[wanted], iou_above).any():
-                wanted = wanted[:0]
-        else:
-            first, stop = (1, len(ious)) if multimask_output else (0, 1)
-            wanted = first + torch.nonzero(_above(ious[first:stop], iou_above))[:, 0]
-        if not len(wanted):
-            height, width = self._hw
-            return image_tokens.new_zeros(0, 4 * height, 4 * width), ious[:0]
-        logits, ious = self._upscale(image_tokens, hyper[wanted]), ious[wanted]
-        if dynamic:
-            logits, ious = stable_or_best(self._decoder, logits[None], ious[None])
-            logits, ious = logits[0], ious[0]
-            keep = _above(ious, iou_above)
-            logits, ious = logits[keep], ious[keep]
-        return logits, ious
+        made = passes(ious[1:], iou_above) & wanted
+        return self._upscale(image_tokens, hyper[1:], made), made, ious[1:]
+
+    def _single_mask(
+        self, image_tokens: Tensor, hyper: Tensor, ious: Tensor, wanted: Tensor, iou_above: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one point the one mask that sam2 gives for it; arguments and results as in :meth:`_three_masks`, with one mask."""
+        if not self._decoder.dynamic_multimask_via_stability:
+            made = passes(ious[:1], iou_above) & wanted
+            return self._upscale(image_tokens, hyper[:1], made), made, ious[:1]
+        # The single mask if it is stable, else the best of the others: which one is known when both are made.
+        either = torch.stack([torch.zeros_like(wanted[0], dtype=torch.int64), 1 + ious[1:].argmax()])
+        made = passes(ious[either], iou_above).any() & wanted
+        logits, of_mask = self._upscale(image_tokens, hyper[either], made.expand(2)), ious[either].max()[None]
+        if made:
+            logits, of_mask = (x[0] for x in stable_or_best(self._decoder, logits[None], ious[either][None]))
+            made = passes(of_mask, iou_above)
+            logits = logits[made]
+        return logits, made, of_mask
 
     def _first_layer(self, image_tokens: Tensor, position: Tensor) -> _FirstLayer:
         to_image, to_tokens = self._to_image[0], self._to_tokens[0]
@@ -274,8 +302,12 @@ class PointDecoder:
         weights.baddbmm_(image_tokens, attention.q_proj.weight.T @ keys)
         return torch.baddbmm(image_tokens, _softmax_by_head(attention, weights), values)
 
-    def _upscale(self, image_tokens: Tensor, hyper: Tensor) -> Tensor:
-        """Logits (K, 4 h, 4 w) of image tokens (P, C) and outputs of the hypernetworks (K, C / 8)."""
+    def _upscale(self, image_tokens: Tensor, hyper: Tensor, made: Tensor) -> Tensor:
+        """Logits (K, 4 h, 4 w) of image tokens (P, C) and outputs of the hypernetworks (M, C / 8), of the K masks that `made`
+        (M,) bool asks for."""
+        height, width = self._hw
+        if not made.any():
+            return image_tokens.new_zeros(0, 4 * height, 4 * width)
         _, norm, act1, _, act2 = self._decoder.output_upscaling
         (coarse, coarse_added), (fine, fine_added) = self._upscaling
         logits = image_tokens.new_empty(len(image_tokens), 16, len(hyper))
@@ -284,13 +316,9 @@ class PointDecoder:
             x = torch.addmm(coarse_added[part], image_tokens[part], coarse).view(-1, fine.shape[0])
             x = act1(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
             x = torch.addmm(fine_added[part].view(len(x), -1), x, fine).view(-1, hyper.shape[1])
+            # Of all masks, which costs next to nothing here: a product of another width is rounded otherwise.
             torch.mm(act2(x), hyper.T, out=logits[part].view(-1, len(hyper)))
-        return _unblock(logits, self._hw)
-
-
-def _above(ious: Tensor, least: float | None) -> Tensor:
-    """Bool, where an IoU is above `least`: all where that is None; one that is not a number is above nothing."""
-    return torch.ones_like(ious, dtype=torch.bool) if least is None else ious > least
+        return _unblock(logits[..., made], self._hw)
 
 
 def _as_tokens(x: Tensor) -> Tensor:

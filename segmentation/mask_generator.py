@@ -4,6 +4,8 @@ The same points, thresholds and suppression as sam2 1.1.0, and so the same masks
 
 - Points are decoded by :class:`.mask_decoder.PointDecoder` on a CPU, in small batches that stay in its cache.
 - A mask below the predicted IoU is dropped before it is made, or on a GPU before it is looked at.
+- Nothing is dropped for good: a later search of the same image that decodes nothing else begins with what is known
+  (:class:`.kept_searches.Candidates`), and so gives the masks that it would have found by itself.
 - On a CPU no mask is ever brought to the size of the image: :class:`.run_lengths.UpscaledMask` measures and encodes it. A GPU
   measures masks at that size, a few at once, and only those that are left at the end are encoded.
 """
@@ -18,7 +20,8 @@ from torchvision.ops.boxes import batched_nms, box_area
 
 from .crops import Crop
 from .image_predictor import ImagePredictor
-from .masks import Masks, decode, encode
+from .kept_searches import Candidates, KeptSearches, Search
+from .masks import RLE, Masks, decode, encode
 from .memory import BatchSize, in_batches
 from .progress import Progress
 from .sam2_package import (
@@ -27,7 +30,6 @@ from .sam2_package import (
     build_point_grid,
     generate_crop_boxes,
     remove_small_regions,
-    uncrop_boxes_xyxy,
 )
 from .search import AutomaticSettings
 
@@ -44,13 +46,17 @@ class MaskGenerator:
     Args:
         predictor: embeds crops of the image and decodes points on them.
         settings: what to look for.
+        kept: earlier searches with this model; None: there are none.
 
     Raises:
         ValueError: settings that contradict one another.
     """
 
-    def __init__(self, predictor: ImagePredictor, settings: AutomaticSettings) -> None:
+    def __init__(
+        self, predictor: ImagePredictor, settings: AutomaticSettings, kept: KeptSearches | None = None
+    ) -> None:
         settings.check()
+        self._kept = KeptSearches() if kept is None else kept
         self.predictor = predictor
         self.settings = settings
         self._grids = settings.point_grids or [
@@ -70,37 +76,79 @@ class MaskGenerator:
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            progress: is told of each batch of points, before the first and after each.
+            progress: is told of each batch of points that has to be decoded, before the first and after each.
         """
         image_hw, settings = image.shape[:2], self.settings
         boxes = zip(*generate_crop_boxes(image_hw, settings.crop_n_layers, settings.crop_overlap_ratio), strict=True)
         # Crops of a tiny image can be empty.
         crops = [(box, self._grids[layer]) for box, layer in boxes if box[2] > box[0] and box[3] > box[1]]
-        total = sum(-(-len(grid) // self._planned) for _, grid in crops)
+        search = self._kept.get(
+            (self.predictor.key(image), *settings.without_filters()),
+            lambda: Search([Candidates(len(grid) * settings.masks_per_point) for _, grid in crops]),
+        )
+        depth = search.depth(settings.pred_iou_thresh)
+        batches = [self._missing(found, depth) for found in search.crops]
+        total = sum(map(len, batches))
         done = 0
         data = MaskData()
-        if progress:
+        if progress and total:
             progress(0, total)
-        for box, grid in crops:
-            crop = Crop(self.predictor, settings, self._size, image, box)
-            found = MaskData()
-            for batch in np.split(grid * crop.wh, range(self._planned, len(grid), self._planned)):
-                for part in in_batches(batch, self._size, crop.decode, crop.make_room, "point"):
-                    found.cat(part)
+        for (box, grid), found, missing in zip(crops, search.crops, batches, strict=True):
+            crop = Crop(self.predictor, settings, self._size, image, box, grid, found)
+            for batch in missing:
+                self._decode(crop, batch, depth)
                 done += 1
                 if progress:
                     progress(done, total)
-            self._finish_crop(crop, found)
-            if len(found["rles"]):  # sam2's own code fails where no crop finds anything
-                data.cat(found)
+            left = self._left(crop)
+            if len(left["rles"]):  # sam2's own code fails where no crop finds anything
+                data.cat(left)
+            self._kept.make_room(search, found)
+        search.made_down_to = min(search.made_down_to, depth)
         return self._finish(data, image_hw, len(crops))
 
-    def _finish_crop(self, crop: Crop, found: MaskData) -> None:
-        """Drop duplicates within a crop, and bring what is left to the image's coordinates."""
-        found.filter(_nms(found, found["iou_preds"], self.settings.box_nms_thresh))
-        crop.encode_rest(found)
-        found["boxes"] = uncrop_boxes_xyxy(found["boxes"], crop.box)
-        found["crop_boxes"] = torch.tensor([crop.box] * len(found["rles"])).reshape(-1, 4)
+    def _missing(self, found: Candidates, iou_above: float) -> list[range]:
+        """The batches of points of a crop that have to be decoded for masks of a higher predicted IoU.
+
+        They are the batches of the first search, whole: in another one the same point is rounded otherwise.
+        """
+        per_point = self.settings.masks_per_point
+        missing = found.missing(iou_above)
+        batches = enumerate(missing.split(self._planned * per_point))
+        return [
+            range(k * self._planned, k * self._planned + len(of_batch) // per_point)
+            for k, of_batch in batches
+            if of_batch.any()
+        ]
+
+    def _decode(self, crop: Crop, batch: range, iou_above: float) -> None:
+        def decode(places: range) -> None:
+            crop.decode(places, iou_above)
+
+        for _ in in_batches(batch, self._size, decode, crop.make_room, "point"):
+            pass
+
+    def _left(self, crop: Crop) -> MaskData:
+        """What is left of a crop's masks without those that do not pass and duplicates, the best first."""
+        settings, found = self.settings, crop.found
+        passing = found.passing(settings.pred_iou_thresh, settings.stability_score_thresh)
+        places = torch.nonzero(passing)[:, 0]
+        data = MaskData(places=places, boxes=found.boxes[places], iou_preds=found.ious[places])
+        data.filter(self._nms(data, data["iou_preds"], settings.box_nms_thresh))
+        places = data["places"]
+        gone = crop.encode(places.tolist())
+        if gone:
+            found.made[gone] = False
+            for batch in self._missing(found, settings.pred_iou_thresh):
+                self._decode(crop, batch, settings.pred_iou_thresh)
+            return self._left(crop)
+        return MaskData(
+            boxes=data["boxes"],
+            iou_preds=data["iou_preds"],
+            stability_score=found.stability[places],
+            crop_boxes=torch.tensor([crop.box] * len(places)).reshape(-1, 4),
+            rles=[RLE(size=list(crop.image_hw), counts=found.counts[place]) for place in places.tolist()],
+        )
 
     def _finish(self, data: MaskData, image_hw: tuple[int, int], crops: int) -> Masks:
         """Drop duplicates between crops, and small regions."""
@@ -110,7 +158,7 @@ class MaskGenerator:
         if crops > 1:
             # Smaller crops see their objects larger: their masks win.
             area_of_crop = box_area(data["crop_boxes"].to(data["boxes"])).float()  # not torch's default dtype
-            data.filter(_nms(data, 1 / area_of_crop, self.settings.crop_nms_thresh))
+            data.filter(self._nms(data, 1 / area_of_crop, self.settings.crop_nms_thresh))
         if self.settings.min_mask_region_area > 0:
             self._remove_small_regions(data)
         return Masks(
@@ -136,10 +184,10 @@ class MaskGenerator:
             boxes.append(batched_mask_to_box(torch.as_tensor(np.ascontiguousarray(mask))[None])[0])
         data["rles"], data["boxes"] = rles, torch.stack(boxes).to(data["boxes"].device)
         scores = torch.tensor(unchanged, dtype=torch.float32, device=data["boxes"].device)
-        data.filter(_nms(data, scores, max(self.settings.box_nms_thresh, self.settings.crop_nms_thresh)))
+        data.filter(self._nms(data, scores, max(self.settings.box_nms_thresh, self.settings.crop_nms_thresh)))
 
-
-def _nms(data: MaskData, scores: Tensor, threshold: float) -> Tensor:
-    """Places of the masks that stay when, of overlapping boxes, the one with the best score does."""
-    boxes = data["boxes"].float()
-    return batched_nms(boxes, scores, torch.zeros_like(boxes[:, 0]), iou_threshold=threshold)
+    def _nms(self, data: MaskData, scores: Tensor, threshold: float) -> Tensor:
+        """Places of the masks that stay when, of overlapping boxes, the one with the best score does."""
+        boxes = data["boxes"].float().to(self.predictor.device)
+        same = torch.zeros_like(boxes[:, 0])
+        return batched_nms(boxes, scores.to(boxes.device), same, iou_threshold=threshold).cpu()

@@ -71,6 +71,7 @@ class Masks:
         names: N names, "" where nobody named the object; empty where none has one.
         ids: N numbers by which others know the objects, or None each; empty where none has one.
         confidences: N of those who found the objects, 0 to 1, or None each; empty where none has one.
+        is_followed: through a video: mask k is the same object in each frame, and all have an id.
     """
 
     image_hw: tuple[int, int]
@@ -80,6 +81,7 @@ class Masks:
     names: Sequence[str] = ()
     ids: Sequence[int | None] = ()
     confidences: Sequence[float | None] = ()
+    is_followed: bool = False
 
     def __len__(self) -> int:
         return len(self.rles)
@@ -129,6 +131,7 @@ class Masks:
             taken(self.names),
             taken(self.ids),
             taken(self.confidences),
+            self.is_followed,
         )
 
 

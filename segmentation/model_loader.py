@@ -25,14 +25,15 @@ from .weights import read_weights, refused
 
 logger = logging.getLogger(__name__)
 
-# What sam2.build_sam.build_sam2 overrides with apply_postprocessing: fall back to the best of three masks
-# when the single one is not stable.
+# What sam2.build_sam overrides with apply_postprocessing: fall back to the best of three masks when the single one is not
+# stable, and in a video remember of prompted objects the mask itself, not how sure the model is of each pixel.
 _POSTPROCESSING = {
     "sam_mask_decoder_extra_args": {
         "dynamic_multimask_via_stability": True,
         "dynamic_multimask_stability_delta": 0.05,
         "dynamic_multimask_stability_thresh": 0.98,
-    }
+    },
+    "binarize_mask_from_pts_for_mem_enc": True,
 }
 # The parts of a SAM2Base that images need.
 _FOR_IMAGES = {"image_encoder", "sam_prompt_encoder", "sam_mask_decoder", "no_mem_embed"}

@@ -25,9 +25,10 @@ def label_image(masks: Masks, max_labels: int = MAX_LABELS) -> npt.NDArray[np.ui
 
 
 def class_names(masks: Masks, max_labels: int = MAX_LABELS) -> list[str]:
-    """Names of the labels: "background", then of each object its own or "mask 1 (0.97)" with the predicted IoU."""
-    scores = enumerate(masks.scores[:max_labels])
-    return ["background"] + [masks.name_of(k) or f"mask {k + 1} ({score:.2f})" for k, score in scores]
+    """Names of the labels: "background", then of each object its own or "mask 1 (0.97)" with the predicted IoU, or without it
+    where objects are followed, so that a name stays from frame to frame."""
+    scores = ["" if masks.is_followed else f" ({score:.2f})" for score in masks.scores[:max_labels]]
+    return ["background"] + [masks.name_of(k) or f"mask {k + 1}{score}" for k, score in enumerate(scores)]
 
 
 def class_colours(count: int) -> list[list[int]]:

@@ -39,6 +39,11 @@ class Request:
     input_size_percent: int
 
 
+def is_typed(parameters: Parameters) -> bool:
+    """Whether objects are typed, if only none: '[]'."""
+    return any(text not in ("", "None", "null") for text in (parameters.input_point, parameters.input_box))
+
+
 def objects_of(parameters: Parameters, image_hw: tuple[int, int]) -> list[Object] | None:
     """The objects that are typed, checked against an image of that height and width; None where nothing is typed.
 
@@ -47,11 +52,12 @@ def objects_of(parameters: Parameters, image_hw: tuple[int, int]) -> list[Object
     Raises:
         ValueError: as :func:`.objects.typed_objects`.
     """
+    if not is_typed(parameters):  # labels may be those of drawn points
+        return None
     points, boxes = parameters.input_point.value, parameters.input_box.value
-    if not len(points) and not len(boxes):  # labels may be those of drawn points
-        is_empty_list = any(text not in ("", "None", "null") for text in (parameters.input_point, parameters.input_box))
-        return [] if is_empty_list else None
-    return typed_objects(points, parameters.input_point_label.value, boxes, image_hw)
+    return (
+        typed_objects(points, parameters.input_point_label.value, boxes, image_hw) if len(points) or len(boxes) else []
+    )
 
 
 def doubts_about(parameters: Parameters, image_hw: tuple[int, int]) -> list[str]:
@@ -84,7 +90,7 @@ def make_request(parameters: Parameters, objects: list[Object] | None, image_hw:
     return Request(
         objects or [],
         _search(parameters, image_hw) if objects is None else None,
-        parameters.multimask_output,
+        parameters.multimask_output and not parameters.track,
         parameters.mask_id,
         _as_logit(parameters.mask_threshold),
         parameters.input_size_percent,
@@ -110,7 +116,7 @@ def _search(parameters: Parameters, image_hw: tuple[int, int]) -> AutomaticSetti
         min_mask_area=parameters.min_mask_area,
         max_mask_area=parameters.max_mask_area,
         use_m2m=parameters.use_m2m,
-        multimask_output=parameters.multimask_output,
+        multimask_output=parameters.multimask_output and not parameters.track,
     )
     settings.check()
     return settings

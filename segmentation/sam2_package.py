@@ -10,6 +10,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,12 @@ with _hydra_left_alone():
     from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
     from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
     from sam2.modeling.backbones.utils import window_partition, window_unpartition
+    from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
     from sam2.modeling.sam.mask_decoder import MaskDecoder
     from sam2.modeling.sam.prompt_encoder import PromptEncoder
-    from sam2.modeling.sam.transformer import Attention, TwoWayTransformer
+    from sam2.modeling.sam.transformer import Attention, RoPEAttention, TwoWayTransformer
     from sam2.modeling.sam2_base import SAM2Base
+    from sam2.modeling.sam2_utils import get_1d_sine_pe
     from sam2.utils.amg import (
         MaskData,
         batched_mask_to_box,
@@ -79,15 +82,23 @@ __all__ = [
     "ImageEncoder",
     "MaskData",
     "MaskDecoder",
+    "MemoryAttention",
+    "MemoryAttentionLayer",
     "MultiScaleBlock",
     "PromptEncoder",
+    "RoPEAttention",
     "SAM2Base",
+    "SeenMasks",
     "TwoWayTransformer",
     "batched_mask_to_box",
     "build_point_grid",
+    "decode_in_video",
+    "encode_memory",
     "flat_features",
     "generate_crop_boxes",
+    "get_1d_sine_pe",
     "is_box_near_crop_edge",
+    "masks_in_video",
     "model_class",
     "package_folder",
     "remove_small_regions",
@@ -142,3 +153,80 @@ def stable_or_best(decoder: MaskDecoder, logits: Tensor, ious: Tensor) -> tuple[
         (N, 1, h, w) and (N, 1).
     """
     return decoder._dynamic_multimask_via_stability(logits, ious)
+
+
+@dataclass(frozen=True)
+class SeenMasks:
+    """N objects in one frame of a video, as sam2 finds them.
+
+    Attributes:
+        logits: (N, 1, 4 h, 4 w) float32; all of them far below zero where the object is not seen.
+        ious: (N,), predicted.
+        pointers: (N, C), what is remembered of the object beside its mask.
+        scores: (N, 1), above zero where the object is seen.
+    """
+
+    logits: Tensor
+    ious: Tensor
+    pointers: Tensor
+    scores: Tensor
+
+
+def decode_in_video(
+    model: SAM2Base,
+    features: Tensor,
+    high_res_feats: list[Tensor],
+    points: tuple[Tensor, Tensor] | None,
+) -> SeenMasks:
+    """The masks of N objects in a frame: of prompted ones, or without points of followed ones.
+
+    Args:
+        model: of the features.
+        features: (N, C, h, w), with what is remembered of each object, or with the model's embedding for no memory.
+        high_res_feats: (1, C / 8, 4 h, 4 w) and (1, C / 4, 2 h, 2 w) of the frame.
+        points: (N, P, 2) in pixels of the model's input and (N, P) labels, those of a box's corners 2 and 3; None of objects
+            that were prompted in an earlier frame.
+    """
+    prompts = None if points is None else {"point_coords": points[0], "point_labels": points[1]}
+    found = model._forward_sam_heads(
+        features,
+        point_inputs=prompts,
+        high_res_features=high_res_feats,
+        multimask_output=model._use_multimask(points is not None, prompts),  # then the best of three
+    )
+    _, _, ious, logits, _, pointers, scores = found
+    return SeenMasks(logits, ious.amax(dim=1), pointers, scores)
+
+
+def masks_in_video(model: SAM2Base, features: Tensor, high_res_feats: list[Tensor], masks: Tensor) -> SeenMasks:
+    """What sam2 makes of masks that are given in place of a prompt.
+
+    Args:
+        model: of the features.
+        features: (N, C, h, w), without anything remembered.
+        high_res_feats: as in :func:`decode_in_video`.
+        masks: (N, 1, S, S), 0 and 1, at the size of the model's input.
+    """
+    _, _, ious, logits, _, pointers, scores = model._use_mask_as_output(features, high_res_feats, masks)
+    return SeenMasks(logits, ious.amax(dim=1), pointers, scores)
+
+
+def encode_memory(
+    model: SAM2Base, features: Tensor, masks: Tensor, scores: Tensor, is_prompted: bool
+) -> tuple[Tensor, Tensor]:
+    """What is remembered of N masks of a frame, and of where it was.
+
+    Args:
+        model: of the features.
+        features: (1, C, h, w) of the frame.
+        masks: (N, 1, S, S) logits at the size of the model's input.
+        scores: (N, 1), as in :class:`SeenMasks`.
+        is_prompted: the objects were prompted in this frame.
+
+    Returns:
+        (N, h * w, M), and its position encoding (h * w, M).
+    """
+    tokens = features.expand(len(masks), -1, -1, -1).flatten(2).permute(2, 0, 1)
+    sizes = [(features.shape[-2], features.shape[-1])]
+    remembered, positions = model._encode_new_memory([tokens], sizes, masks, scores, is_prompted)
+    return remembered.flatten(2).transpose(1, 2), positions[-1][0].flatten(1).T

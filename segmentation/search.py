@@ -12,6 +12,19 @@ from .messages import short
 #: Grid points of one search, all crops together: what takes days, gigabytes, or never ends is refused instead of begun.
 MAX_GRID_POINTS = 1_000_000
 
+#: Settings that choose among the masks of a search. All others have a part in what these are.
+FILTERS = frozenset(
+    (
+        "pred_iou_thresh",
+        "stability_score_thresh",
+        "box_nms_thresh",
+        "crop_nms_thresh",
+        "min_mask_region_area",
+        "min_mask_area",
+        "max_mask_area",
+    )
+)
+
 
 def check_areas(min_mask_area: int, max_mask_area: int) -> None:
     """Refuse limits that no mask can keep.
@@ -53,10 +66,21 @@ class AutomaticSettings:
     use_m2m: bool = False
     multimask_output: bool = True
 
+    @property
+    def masks_per_point(self) -> int:
+        """Masks that the model gives for each point."""
+        return 3 if self.multimask_output else 1
+
     def points_of_side(self, layer: int) -> int:
         """Grid points along one side of a crop of that layer; only with points_per_side."""
         # A factor that leaves no point in a deep layer would divide by zero inside sam2; one point stays.
         return max((self.points_per_side or 0) // self.crop_n_points_downscale_factor**layer, 1)
+
+    def without_filters(self) -> tuple[object, ...]:
+        """What tells apart searches that decode something else, of one image by one model."""
+        values = {name: value for name, value in vars(self).items() if name not in FILTERS}
+        values["point_grids"] = tuple(np.asarray(grid, np.float64).tobytes() for grid in self.point_grids or ())
+        return tuple(values.items())
 
     def check(self) -> None:
         """Refuse a search that contradicts itself, that would not end, or whose grid would not fit into memory.

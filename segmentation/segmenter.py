@@ -18,23 +18,26 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from .checkpoints import catalogue_entry, fetch_checkpoint
 from .forks import free_in_children
 from .image_predictor import ImagePredictor
 from .images import resize_percent
+from .kept_searches import KeptSearches
 from .mask_generator import MaskGenerator
-from .masks import RLE, Masks, chosen, empty, encode, ranked
+from .masks import MAX_LABELS, RLE, Masks, chosen, empty, encode, ranked
 from .memory import BatchSize, in_batches, memory_errors
-from .model_loader import load_model
+from .model_loader import load_model, missing_for_video
 from .objects import Object, kinds, stacked
 from .own_files import own_path
 from .progress import Progress
 from .request import Request
-from .sam2_package import SAM2Base
+from .sam2_package import SAM2Base, SeenMasks
 from .search import AutomaticSettings
 from .surroundings import own_settings
 from .threads import steady_threads
+from .tracker import Tracker
 
 #: Prompted objects in one call of the mask decoder: each takes some 10 MB there with a released model.
 MAX_OBJECTS_AT_ONCE = 64
@@ -50,6 +53,7 @@ class Segmenter:
     def __init__(self, model: SAM2Base) -> None:
         with memory_errors(), own_settings():
             self.predictor = ImagePredictor(model)
+        self._searches = KeptSearches()
         self._turn = free_in_children(threading.Lock())
 
     @contextmanager
@@ -67,6 +71,12 @@ class Segmenter:
             torch.autocast(device, torch.bfloat16, enabled=use_bfloat16),
         ):
             yield
+
+    def forget_images(self) -> None:
+        """Free what is kept of the images of before: their embeddings, and what searches have found in them."""
+        with self._turn:
+            self.predictor.forget_images()
+            self._searches.forget()
 
     def segment(self, image: npt.NDArray[np.uint8], request: Request, progress: Progress | None = None) -> list[Masks]:
         """What `request` asks for in an image (H, W, 3) uint8 RGB.
@@ -134,10 +144,8 @@ class Segmenter:
             batch = stacked([objects[k] for k in places])
             logits, ious = self.predictor.decode_objects(embedding, batch, image_hw, multimask_output)
             for place, of_object in zip(places, logits, strict=True):
-                masks = self.predictor.upscale(of_object[None], image_hw)[0] > mask_threshold
-                # Columns first in memory, as the encoding wants them: torch is quicker at it than numpy.
-                for k, columns in enumerate(masks.transpose(1, 2).contiguous().cpu().numpy()):
-                    rles[k][place] = encode(columns.T)
+                for k, rle in enumerate(self._encoded(of_object, image_hw, mask_threshold)):
+                    rles[k][place] = rle
             scores[:, places] = ious.float().cpu().numpy().T
 
         size = BatchSize(MAX_OBJECTS_AT_ONCE)
@@ -158,6 +166,89 @@ class Segmenter:
             )
             for c in range(candidates)
         ]
+
+    def _encoded(self, logits: Tensor, image_hw: tuple[int, int], mask_threshold: float) -> list[RLE]:
+        """The masks of logits (C, h, w), at the size of the image."""
+        masks = self.predictor.upscale(logits[None], image_hw)[0] > mask_threshold
+        # Columns first in memory, as the encoding wants them: torch is quicker at it than numpy.
+        return [encode(columns.T) for columns in masks.transpose(1, 2).contiguous().cpu().numpy()]
+
+    def tracker(self, frame_count: int | None = None) -> Tracker:
+        """Who follows objects through one video; None is followed yet.
+
+        Args:
+            frame_count: how many frames the video has, where that is known.
+
+        Raises:
+            ValueError: the weights cannot follow anything.
+        """
+        missing = missing_for_video(self.predictor.model)
+        if missing:
+            raise ValueError(
+                f"track: True is not accepted with these weights, which lack {', '.join(missing)}; accepted are the models "
+                "that model_name names, and weights that were saved with their parts for videos."
+            )
+        return Tracker(self.predictor, frame_count)
+
+    def follow(
+        self,
+        tracker: Tracker,
+        image: npt.NDArray[np.uint8],
+        *,
+        mask_threshold: float = 0.0,
+        input_size_percent: int = 100,
+        progress: Progress | None = None,
+    ) -> Masks:
+        """The objects that `tracker` follows in the next frame of its video, the first frame too, in which there are none yet.
+
+        Args:
+            tracker: of this segmenter.
+            image: (H, W, 3) uint8 RGB.
+            mask_threshold, input_size_percent: as in :meth:`predict`.
+            progress: called with the objects done and in all; what it raises leaves the tracker in the frame before.
+
+        Returns:
+            A mask (H, W) of each, an empty one of an object that is not seen.
+        """
+        with self._running():
+            embedding = self.predictor.embed(resize_percent(image, input_size_percent))
+            return self._followed(tracker.follow(embedding, progress), image.shape[:2], mask_threshold)
+
+    def begin(
+        self,
+        tracker: Tracker,
+        image: npt.NDArray[np.uint8],
+        objects: Sequence[Object] | Masks,
+        *,
+        at_most: int = MAX_LABELS,
+        mask_threshold: float = 0.0,
+        input_size_percent: int = 100,
+    ) -> tuple[list[int], Masks]:
+        """Let `tracker` follow objects from the current frame on, the one that :meth:`follow` was called with last.
+
+        Args:
+            tracker: of this segmenter.
+            image: the frame.
+            objects: in pixels of the frame; those without points and box are left out. Or masks, all of which are followed.
+            at_most: of more objects those with the highest predicted IoU are followed.
+            mask_threshold, input_size_percent: as in :meth:`predict`.
+
+        Returns:
+            The places in `objects` of those that are followed, and their masks in this frame.
+        """
+        with self._running():
+            embedding = self.predictor.embed(resize_percent(image, input_size_percent))
+            if isinstance(objects, Masks):
+                tracker.add_masks(embedding, objects)
+                return list(range(len(objects))), objects
+            places, seen = tracker.add(embedding, objects, image.shape[:2], at_most)
+            return places, self._followed(seen, image.shape[:2], mask_threshold)
+
+    def _followed(self, seen: SeenMasks | None, image_hw: tuple[int, int], mask_threshold: float) -> Masks:
+        if seen is None:
+            return Masks(image_hw, [], np.zeros(0, np.float32))
+        rles = [rle for logits in seen.logits for rle in self._encoded(logits, image_hw, mask_threshold)]
+        return Masks(image_hw, rles, seen.ious.float().cpu().numpy())
 
     def generate(
         self,
@@ -182,9 +273,8 @@ class Segmenter:
         with self._running():
             resized = resize_percent(image, input_size_percent)
             area = settings.min_mask_region_area * resized.size / image.size
-            found = MaskGenerator(self.predictor, replace(settings, min_mask_region_area=round(area))).generate(
-                resized, progress
-            )
+            of_resized = replace(settings, min_mask_region_area=round(area))
+            found = MaskGenerator(self.predictor, of_resized, self._searches).generate(resized, progress)
         if resized is not image:
             found = replace(found, image_hw=image_hw, rles=[encode(_enlarged(mask, image_hw)) for mask in found])
         return found.take(np.flatnonzero(settings.keeps(found.areas)))

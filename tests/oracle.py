@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import sam2.sam2_video_predictor
 import torch
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -20,6 +21,8 @@ from omegaconf import OmegaConf
 from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 from sam2.build_sam import build_sam2
 from sam2.sam2_image_predictor import SAM2ImagePredictor
+from sam2.sam2_video_predictor import SAM2VideoPredictor
+from sam2.utils.transforms import SAM2Transforms
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
@@ -93,3 +96,50 @@ def painted(masks: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
 def iou(a: np.ndarray, b: np.ndarray) -> float:
     union = (a | b).sum()
     return float((a & b).sum() / union) if union else 1.0
+
+
+def video_model(
+    config: Path, weights: dict[str, torch.Tensor], strict: bool = True, **changed: int
+) -> SAM2VideoPredictor:
+    """A SAM2VideoPredictor as sam2's build_sam2_video_predictor makes it, but without filling holes.
+
+    Args:
+        config: a YAML.
+        weights: of the model; without `strict` those that are missing stay random.
+        changed: entries of the config.
+    """
+    tree = OmegaConf.load(config).model
+    tree.update(changed)
+    tree._target_ = "sam2.sam2_video_predictor.SAM2VideoPredictor"
+    tree.fill_hole_area = 0
+    tree.binarize_mask_from_pts_for_mem_enc = True
+    tree.sam_mask_decoder_extra_args = {
+        "dynamic_multimask_via_stability": True,
+        "dynamic_multimask_stability_delta": 0.05,
+        "dynamic_multimask_stability_thresh": 0.98,
+    }
+    model = instantiate(tree, _recursive_=True)
+    model.load_state_dict(weights, strict=strict)
+    return _on_all_threads(model.eval(), "_run_single_frame_inference", "_run_memory_encoder")
+
+
+def video_state(model: SAM2VideoPredictor, frames: list[np.ndarray], frame_count: int | None = None) -> dict:
+    """The inference state of frames (H, W, 3) uint8, scaled as the image predictor scales an image; its own loader reads files,
+    and scales otherwise. With `frame_count` the video counts as one of so many frames."""
+    transforms = SAM2Transforms(model.image_size, mask_threshold=0)
+    pixels = torch.stack([transforms(frame) for frame in frames])
+    loader = sam2.sam2_video_predictor.load_video_frames
+    sam2.sam2_video_predictor.load_video_frames = lambda **_: (pixels, *frames[0].shape[:2])
+    try:
+        state = model.init_state("frames")
+    finally:
+        sam2.sam2_video_predictor.load_video_frames = loader
+    state["num_frames"] = frame_count or len(frames)
+    return state
+
+
+def followed(model: SAM2VideoPredictor, state: dict, start: int = 0, stop: int | None = None) -> list[np.ndarray]:
+    """The logits (N, H, W) of each frame from `start` to before `stop`, through propagate_in_video."""
+    stop = len(state["images"]) if stop is None else stop
+    frames = model.propagate_in_video(state, start_frame_idx=start, max_frame_num_to_track=stop - start - 1)
+    return [logits[:, 0].numpy() for _, _, logits in frames]

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ with contextlib.suppress(ImportError):  # a machine without Ikomia measures the 
     import ikomia  # noqa: F401 - before cv2, which comes with it
 import numpy as np  # noqa: E402
 import oracle  # noqa: E402
+import sam2  # noqa: E402
 import torch  # noqa: E402
 from pycocotools import mask as coco  # noqa: E402
 from skimage import data, transform  # noqa: E402
@@ -67,6 +68,7 @@ class Row:
     theirs: Callable[[], Any]
     same: Callable[[Any, Any], None]
     repeats: int
+    prepare: Callable[[], Any] = lambda: None  #: before `ours`, not timed
 
 
 def photograph(height: int, width: int) -> np.ndarray:
@@ -239,7 +241,7 @@ def automatic(model: Model, work: str, repeats: int, height: int = 768, width: i
     settings = model.thresholds | settings
 
     def ours():
-        model.segmenter.predictor.forget_images()  # an image seen for the first time
+        model.segmenter.forget_images()  # an image seen for the first time
         return model.segmenter.generate(image, AutomaticSettings(**settings))
 
     def theirs() -> list[dict]:
@@ -247,6 +249,52 @@ def automatic(model: Model, work: str, repeats: int, height: int = 768, width: i
             return oracle.mask_generator(model.sam2, **settings).generate(image)
 
     return Row(work, model.name, "SAM2AutomaticMaskGenerator", ours, theirs, same_masks, repeats)
+
+
+def other_thresholds(model: Model, repeats: int) -> list[Row]:
+    """Automatic mode again on the same image, beside a fresh search with the same thresholds."""
+    image = data.chelsea()
+    first = {"pred_iou_thresh": 0.5, "stability_score_thresh": 0.8} if model.name == "nano" else {}
+    first = AutomaticSettings(**first, points_per_side=16)
+    stricter = replace(
+        first,
+        pred_iou_thresh=first.pred_iou_thresh + 0.05,
+        stability_score_thresh=(1 + first.stability_score_thresh) / 2,
+        box_nms_thresh=0.5,
+    )
+    laxer = [
+        replace(
+            first,
+            pred_iou_thresh=first.pred_iou_thresh - 0.05 * k,
+            stability_score_thresh=first.stability_score_thresh - 0.05 * k,
+        )
+        for k in (1, 2, 3)
+    ]
+    segmenter = model.segmenter
+
+    def row(work: str, *searches: AutomaticSettings) -> Row:
+        def before() -> None:
+            segmenter.forget_images()
+            for search in searches[:-1]:
+                segmenter.generate(image, search)
+
+        def fresh():
+            segmenter.forget_images()
+            return segmenter.generate(image, searches[-1])
+
+        def same(mine, theirs) -> None:
+            assert mine.rles == theirs.rles, "the masks differ"
+
+        def ours():
+            return segmenter.generate(image, searches[-1])
+
+        return Row(work, model.name, "a first search", ours, fresh, same, repeats, before)
+
+    return [
+        row("automatic mode, stricter thresholds on the same image", first, stricter),
+        row("automatic mode, laxer thresholds on the same image, first step", first, laxer[0]),
+        row("automatic mode, laxer thresholds on the same image, third step", first, *laxer),
+    ]
 
 
 def embedding(model: Model, repeats: int) -> Row:
@@ -297,6 +345,55 @@ def boxes(model: Model, repeats: int, count: int = 100) -> Row:
     )
 
 
+def following(folder: Path, device: str, count: int, repeats: int) -> Row:
+    """The next frame of a video in which objects are followed, with as much remembered as there can be: both are told that
+    they have seen the first frame sixteen times. sam2 has its frames loaded and scaled; each call takes the next one."""
+    weights = torch.load(tiny_checkpoint(folder), weights_only=True)["model"]
+    model = oracle.video_model(Path(sam2.__file__).parent / TINY, weights)
+    with torch.no_grad():  # random weights: every object is seen
+        model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.add_(10)
+    segmenter = Segmenter(model.to(device))
+    remembered = 16
+    image = photograph(768, 1024)
+    frames = [np.ascontiguousarray(np.roll(image, 8 * k, axis=1)) for k in range(repeats + 1)]
+    where = np.random.default_rng(0).uniform(100, 700, (count, 2)).astype(np.float32)
+    objects = [Object(box=np.concatenate([corner, corner + 200])) for corner in where]
+
+    tracker = segmenter.tracker()
+    segmenter.follow(tracker, image)
+    segmenter.begin(tracker, image, objects)
+    (group,) = tracker._groups
+    group.recent = [replace(group.prompted, frame=k) for k in range(1, remembered)]
+    tracker._frame = remembered - 1
+    tracker._forget(group)
+    state = oracle.video_state(model, [image] * remembered + frames)
+    for number, thing in enumerate(objects):
+        model.add_new_points_or_box(state, 0, number, box=thing.box)
+    model.propagate_in_video_preflight(state)
+    for kept in state["output_dict_per_obj"].values():
+        kept["non_cond_frame_outputs"] = dict.fromkeys(range(1, remembered), kept["cond_frame_outputs"][0])
+    each, coming = iter(frames), model.propagate_in_video(state, remembered)
+
+    def theirs() -> np.ndarray:
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            return (next(coming)[2][:, 0] > 0).cpu().numpy()
+
+    def same(mine, others: np.ndarray) -> None:
+        assert (others.sum(axis=(1, 2)) > 0).all(), "the masks are empty: nothing was compared"
+        worst = min(oracle.iou(a, b) for a, b in zip(mine, others, strict=True))
+        assert worst >= 0.995, f"the masks differ: IoU {worst}"
+
+    return Row(
+        f"a frame of a video, {count} object(s) followed",
+        "tiny",
+        "SAM2VideoPredictor.propagate_in_video",
+        lambda: segmenter.follow(tracker, next(each)),
+        theirs,
+        same,
+        repeats,
+    )
+
+
 def loading(folder: Path, repeats: int) -> Row:
     path = folder / "sam2_hiera_large.pt"
 
@@ -335,6 +432,7 @@ def measure(row: Row) -> str:
 def timed(row: Row) -> tuple[list[Any], list[float]]:
     """What both give, and the seconds that each takes."""
     results, seconds = [], []
+    row.prepare()
     for work in (row.ours, row.theirs):
         start = time.perf_counter()
         results.append(work())
@@ -421,6 +519,7 @@ def rows(models: list[Model], folder: Path, repeats: int):
             yield stroke(model, repeats)
         yield embedding(model, repeats)
         yield boxes(model, repeats)
+    yield from other_thresholds(models[0], repeats)
     for model in models:
         side = 32 if model.name == "nano" else 16
         points = {"points_per_side": side}
@@ -438,6 +537,10 @@ def rows(models: list[Model], folder: Path, repeats: int):
         )
         if model.name == "tiny":
             yield automatic(model, "automatic mode, all settings at their defaults", 0, **default)
+    for model in models:
+        if model.name == "tiny":
+            yield following(folder, model.device, 1, 2 * repeats)
+            yield following(folder, model.device, 8, repeats - 1)
     yield loading(folder, 2 * repeats)
 
 

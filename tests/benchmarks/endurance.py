@@ -5,6 +5,9 @@ one built. Prints a line every 50 runs, draws the curve of the memory, and ends 
 differs from the first one of its kind:
 
     python tests/benchmarks/endurance.py --runs 500 --picture endurance.png
+    python tests/benchmarks/endurance.py --frames 2000 --picture video.png
+
+With --frames two objects are followed through one video of so many frames, the beginning of which is then followed again.
 """
 
 from __future__ import annotations
@@ -145,18 +148,59 @@ def endure(runs: int, count: int = 12, quiet: bool = False) -> Report:
             del outputs, labels
             if run % 10 == 9:
                 gc.collect()
-            report.memory.append(memory_mb())
-            report.files.append(len(os.listdir("/proc/self/fd")))
-            report.threads.append(len(os.listdir("/proc/self/task")))
+            note(report)
             if not quiet and run % 50 == 49:
-                print(
-                    f"{run + 1} runs, {time.perf_counter() - start:.0f} s: {report.memory[-1]:.0f} MB, "
-                    f"{report.files[-1]} files, {report.threads[-1]} threads, {report.compared} compared, "
-                    f"{report.different} different",
-                    flush=True,
-                )
+                print(f"{run + 1} runs, {time.perf_counter() - start:.0f} s: {last_of(report)}", flush=True)
     report.kinds = len(first)
     return report
+
+
+def endure_video(frames: int, quiet: bool = False) -> Report:
+    """Follow two objects through a video of so many frames, then through its beginning again, and say what was seen."""
+    import oracle
+    import torch
+    from tools.video import that_sees, window
+
+    report, first = Report(kinds=1), []
+    beginning = min(50, frames)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "seeing.pt"
+        torch.save({"model": that_sees(oracle.nano_model()).state_dict()}, weights)
+        workflow, task = new_task(0)
+        task.set_parameters({"model_name": "sam2_hiera_nano", "model_weight_file": str(weights), "track": "True"})
+        task.set_parameters({"input_box": "[[70, 20, 190, 130], [160, 90, 310, 230]]"})
+        start = time.perf_counter()
+        for number in (*range(frames), *range(beginning)):
+            if number == 0:
+                task.start_video()
+            workflow.run_on(array=window(number))
+            labels = task.get_output(1).get_mask()
+            if len(report.memory) < beginning:
+                first.append(labels.copy())
+            elif len(report.memory) >= frames:
+                report.compared += 1
+                report.different += not np.array_equal(labels, first[number])
+                report.worst = max(report.worst, float((labels != first[number]).mean()))
+            note(report)
+            if not quiet and len(report.memory) % 50 == 0:
+                print(
+                    f"{len(report.memory)} frames, {time.perf_counter() - start:.0f} s: {last_of(report)}", flush=True
+                )
+    return report
+
+
+def note(report: Report) -> None:
+    """Add what the process takes now."""
+    report.memory.append(memory_mb())
+    report.files.append(len(os.listdir("/proc/self/fd")))
+    report.threads.append(len(os.listdir("/proc/self/task")))
+
+
+def last_of(report: Report) -> str:
+    return (
+        f"{report.memory[-1]:.0f} MB, {report.files[-1]} files, {report.threads[-1]} threads, "
+        f"{report.compared} compared, {report.different} different"
+    )
 
 
 def draw(report: Report, path: Path) -> None:
@@ -186,9 +230,10 @@ def draw(report: Report, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--frames", type=int, help="follow objects through a video of so many frames instead")
     parser.add_argument("--picture", type=Path, help="PNG to draw the curve of the memory into")
     arguments = parser.parse_args()
-    report = endure(arguments.runs)
+    report = endure_video(arguments.frames) if arguments.frames else endure(arguments.runs)
     if arguments.picture:
         draw(report, arguments.picture)
     half = len(report.memory) // 2

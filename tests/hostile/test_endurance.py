@@ -17,6 +17,13 @@ def test_nothing_grows_and_masks_stay_what_they_were(tmp_path):
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
+def test_nothing_grows_in_a_long_video_and_its_beginning_followed_again_is_the_same():
+    report = endurance.endure_video(2000, quiet=True)
+    assert (report.compared, report.different) == (50, 0)
+    assert not report.grows(), (report.growth(), report.files[::200], report.threads[::200])
+
+
 def test_what_grows_is_seen():
     steady = [600.0 + k % 7 * 20 for k in range(100)]
     report = endurance.Report(memory=steady, files=[7] * 100, threads=[4, 5] * 50)

@@ -13,6 +13,7 @@ import pytest
 from skimage import data
 
 from infer_segment_anything_2.segmentation import crops, mask_generator
+from infer_segment_anything_2.segmentation.kept_searches import Candidates
 from infer_segment_anything_2.segmentation.memory import BatchSize
 from infer_segment_anything_2.segmentation.search import AutomaticSettings
 
@@ -128,17 +129,14 @@ def test_boxes_are_those_of_sam2_to_the_pixel(nano, measures_pixels):
     crop_hw, crop_box = (250, 200), [300, 200, 500, 450]  # at two edges of the image
     image = np.zeros((450, 500, 3), np.uint8)
     with torch.inference_mode():
-        crop = crops.Crop(nano.predictor, settings, BatchSize(16), image, crop_box)
-    ious = torch.linspace(0, 1, 6)
-    if measures_pixels:
-        data = crop._measure_pixels(torch.as_tensor(logits), ious)
-    else:
-        data = crop._measure(logits, ious)
+        crop = crops.Crop(nano.predictor, settings, BatchSize(16), image, crop_box, np.zeros((0, 2)), Candidates(0))
+        measured = crop._measure_pixels(torch.as_tensor(logits)) if measures_pixels else crop._measure(logits)
     upscaled = torch.nn.functional.interpolate(torch.as_tensor(logits)[:, None], crop_hw, mode="bilinear")[:, 0]
     boxes = batched_mask_to_box(upscaled > 0)
-    kept = [int(np.flatnonzero(ious.numpy() == iou)[0]) for iou in data["iou_preds"].numpy()]
-    assert kept == [0, 2, 3]  # the others lie at an edge of the crop that is none of the image
-    np.testing.assert_array_equal(data["boxes"], boxes[kept])
+    # The others lie at an edge of the crop that is none of the image.
+    whole = torch.nonzero(measured.whole)[:, 0].tolist()
+    assert whole == [0, 2, 3]
+    np.testing.assert_array_equal(measured.boxes[whole], boxes[whole] + torch.tensor([300, 200, 300, 200]))
 
 
 def test_neither_and_both_kinds_of_grid_are_refused():

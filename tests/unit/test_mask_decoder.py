@@ -61,10 +61,11 @@ def test_masks_and_scores_are_those_of_sam2(both, multimask_output, prompted):
     predictor, decoder = both
     where = points(predictor, 5)
     mask = of_sam2(predictor, where, False)[0][:, None] if prompted == "point and mask" else None
-    logits, ious = decoder.decode(where, multimask_output=multimask_output, mask_input=mask)
+    ours = decoder.decode(where, multimask_output=multimask_output, mask_input=mask)
     theirs = of_sam2(predictor, where, multimask_output, mask)
-    assert_close(logits, theirs[0])
-    assert_close(ious, theirs[1])
+    assert ours.made.tolist() == list(range(len(theirs[0])))
+    assert_close(ours.logits, theirs[0])
+    assert_close(ours.ious, theirs[1])
 
 
 @torch.inference_mode()
@@ -77,20 +78,41 @@ def test_masks_below_the_predicted_iou_are_left_out(both, multimask_output):
     keep = ious > least
     assert 0 < keep.sum() < len(keep)
     ours = decoder.decode(where, multimask_output=multimask_output, iou_above=least)
-    assert_close(ours[0], logits[keep])
-    assert_close(ours[1], ious[keep])
-    nothing, no_ious = decoder.decode(where, multimask_output=multimask_output, iou_above=2.0)
-    assert nothing.shape == (0, *logits.shape[1:])
-    assert no_ious.shape == (0,)
+    assert ours.made.tolist() == torch.nonzero(keep)[:, 0].tolist()
+    assert_close(ours.logits, logits[keep])
+    assert_close(ours.ious[ours.made], ious[keep])
+    nothing = decoder.decode(where, multimask_output=multimask_output, iou_above=2.0)
+    assert nothing.logits.shape == (0, *logits.shape[1:])
+    assert nothing.made.shape == (0,)
+    # What is said of masks that are not made is the most that their IoU can be.
+    assert (nothing.ious >= ious - 1e-5).all()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("multimask_output", [True, False])
+def test_a_mask_is_the_same_whichever_others_are_made_with_it(both, multimask_output):
+    predictor, decoder = both
+    where = points(predictor, 7)
+    every = decoder.decode(where, multimask_output=multimask_output)
+    least = every.ious.median().item()
+    high = decoder.decode(where, multimask_output=multimask_output, iou_above=least)
+    skip = torch.zeros(len(every.ious), dtype=torch.bool)
+    skip[high.made] = True
+    low = decoder.decode(where, multimask_output=multimask_output, skip=skip)
+    assert sorted(high.made.tolist() + low.made.tolist()) == every.made.tolist()
+    for part in (high, low):
+        assert 0 < len(part.made) < len(every.made)
+        assert torch.equal(part.logits, every.logits[part.made])
+        assert torch.equal(part.ious[part.made], every.ious[part.made])
 
 
 @torch.inference_mode()
 def test_a_point_gives_the_same_masks_in_any_company(both):
     predictor, decoder = both
     where = points(predictor, 6)
-    together, _ = decoder.decode(where, multimask_output=True)
-    alone = torch.cat([decoder.decode(p[None], multimask_output=True)[0] for p in where])
-    assert_close(together, alone)
+    together = decoder.decode(where, multimask_output=True)
+    alone = torch.cat([decoder.decode(p[None], multimask_output=True).logits for p in where])
+    assert_close(together.logits, alone)
 
 
 def test_another_decoder_is_left_to_sam2_with_the_same_masks(monkeypatch):
@@ -104,6 +126,7 @@ def test_another_decoder_is_left_to_sam2_with_the_same_masks(monkeypatch):
     settings = AutomaticSettings(points_per_side=5, pred_iou_thresh=0.3, stability_score_thresh=0.5)
     segmenter = Segmenter(model)
     ours = segmenter.generate(data.coffee(), settings)
+    segmenter.forget_images()
     monkeypatch.setattr(crops.PointDecoder, "fits", staticmethod(lambda model: False))
     monkeypatch.setattr(crops.PointDecoder, "decode", lambda *args, **kwargs: pytest.fail("not left to sam2"))
     theirs = segmenter.generate(data.coffee(), settings)

@@ -18,9 +18,9 @@ import pytest
 import torch
 from skimage import data
 
-from infer_segment_anything_2.segmentation import mask_generator
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, CheckpointError, fetch_checkpoint
 from infer_segment_anything_2.segmentation.crops import Crop
+from infer_segment_anything_2.segmentation.mask_generator import MaskGenerator
 from infer_segment_anything_2.segmentation.memory import (
     BatchSize,
     GPUMemoryError,
@@ -122,13 +122,12 @@ def test_a_run_without_memory_says_so_and_the_next_one_works(segmenter, monkeypa
 
 
 @pytest.mark.usefixtures("measured_as_on_a_gpu")
-@pytest.mark.parametrize(
-    ("owner", "place"), [(mask_generator, "_nms"), (Crop, "encode_rest"), (Crop, "_measure_pixels")]
-)
+@pytest.mark.parametrize(("owner", "place"), [(MaskGenerator, "_nms"), (Crop, "encode"), (Crop, "_measure_pixels")])
 def test_a_gpu_without_memory_is_told_wherever_it_happens(segmenter, monkeypatch, owner, place):
     settings = AutomaticSettings(points_per_side=2, pred_iou_thresh=0.1, stability_score_thresh=0.1)
     image = data.astronaut()[:200, :300]
     assert len(segmenter.generate(image, settings))
+    segmenter.forget_images()
     monkeypatch.setattr(owner, place, raising(torch.OutOfMemoryError("CUDA out of memory.")))
     with pytest.raises(GPUMemoryError, match=GPU):
         segmenter.generate(image, settings)

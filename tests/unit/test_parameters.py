@@ -48,6 +48,7 @@ TABLE = [
     ("input_point", "JSON", "", ["", "[1, 2]", "[[1, 2], [3, 4]]"], ["[1]", "x", "1", "[NaN, 1]"]),
     ("input_point_label", "JSON", "", ["", "1", "0", "[1, 0]"], ["2", "-1", "[1, 2]", "x", "0.5"]),
     ("multimask_output", "bool", False, *BOOL),
+    ("track", "bool", False, *BOOL),
     ("mask_id", "str", "all", ["all", "best", "1", "2", "3"], ["0", "4", "first", "1.0", ""]),
     ("live", "bool", True, *BOOL),
     ("points_per_side", "int or None", 32, ["1", "1000"], ["0", "-1", *NO[:-1]]),
@@ -267,7 +268,8 @@ VALUES = {
     "min_mask_region_area": st.integers(0),
     "mask_id": st.sampled_from(["all", "best", "1", "2", "3"]),
     **dict.fromkeys(
-        ["cuda", "apply_postprocessing", "multimask_output", "live", "use_m2m", "instance_output"], st.booleans()
+        ["cuda", "apply_postprocessing", "multimask_output", "track", "live", "use_m2m", "instance_output"],
+        st.booleans(),
     ),
     **dict.fromkeys(
         ["iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"],

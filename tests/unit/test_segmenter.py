@@ -54,6 +54,7 @@ def out_of_memory(function, when):
 def test_automatic_mode_takes_fewer_points_at_once_until_they_fit(segmenter, astronaut, monkeypatch, caplog, use_m2m):
     settings = AutomaticSettings(**(vars(LOOSE) | {"use_m2m": use_m2m}))
     expected = segmenter.generate(astronaut, settings)
+    segmenter.forget_images()
     tried = []
     monkeypatch.setattr(
         Crop,

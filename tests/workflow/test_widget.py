@@ -38,7 +38,7 @@ NUMBERS = [n for n in DECLARATION if declared.type_name(n).split()[0] in ("int",
 CHOICES = [n for n in DECLARATION if declared.about(n)["choices"]]
 SWITCHES = [n for n in DECLARATION if declared.type_name(n) == "bool"]
 ADVANCED = [n for n, field in DECLARATION.items() if field.json_schema_extra["group"] == declared.ADVANCED]
-RARE = ["model_weight_file", "config_file", "apply_postprocessing", "input_size_percent"]
+RARE = ["model_weight_file", "config_file", "apply_postprocessing", "input_size_percent", "intensity_range"]
 FOLDED = {**dict.fromkeys(ADVANCED, "advanced"), **dict.fromkeys(RARE, "rare")}
 FIRST = ["Foreground", SHAPES.POINT]  # what a panel sends to Studio when it appears
 

@@ -494,6 +494,7 @@ def test_ctrl_c_ends_a_run_leaves_no_masks_and_the_next_run_works(workflow, algo
     algo.set_parameters(AUTOMATIC | {"points_per_batch": "4"})
     workflow.run_on(array=astronaut)
     expected = mask_of(algo).copy()
+    algo._segmenter.forget_images()
     batches = []
 
     def press_at_the_third(self, done, total):
