@@ -52,10 +52,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-import ray
-import ray.data
 from PIL import Image, ImageOps
 from tqdm import tqdm
+
+try:
+    import ray
+    import ray.data
+except ImportError as error:
+    sys.exit(f'Ray cannot be imported ({error}). Install it: pip install "ray[data]>=2.60"')
 
 if TYPE_CHECKING:
     from infer_segment_anything_2.segmentation.masks import RLE, Masks
@@ -518,7 +522,7 @@ def at_least(least: int, kind: Callable[[str], float]) -> Callable[[str], float]
 
 def options() -> argparse.ArgumentParser:
     """The command line: the plugin's parameters under their own names, and what concerns Ray."""
-    from infer_segment_anything_2.segmentation.parameters import DECLARATION, accepted, type_name
+    from infer_segment_anything_2.segmentation.parameters import DECLARATION, Parameters, accepted, as_text, type_name
 
     parser = argparse.ArgumentParser(
         usage="%(prog)s images results [options]",
@@ -551,8 +555,9 @@ def options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--address", help="of a running Ray; default: RAY_ADDRESS, or a Ray of its own on this machine")
     parameters = parser.add_argument_group("the plugin's parameters")
+    defaults = as_text(Parameters())
     for name in (name for name in DECLARATION if name not in NO_OPTIONS):
-        text = f"{DECLARATION[name].description} Accepted: {accepted(name)}."
+        text = f"{DECLARATION[name].description} Accepted: {accepted(name)} (default: {defaults[name] or 'empty'})."
         parameters.add_argument(f"--{name}", metavar=type_name(name).upper(), help=text.replace("%", "%%"))
     return parser
 

@@ -178,14 +178,61 @@ def test_the_demo_leaves_the_checkout_as_it_was_and_writes_nowhere_else(scene_ru
 
 
 def test_a_picture_of_ones_own_is_segmented(tmp_path, checkout, astronaut):
-    photo = tmp_path / "holiday photo.jpg"
+    photo, out = tmp_path / "holiday photo.jpg", tmp_path / "out"
     Image.fromarray(astronaut[100:400]).save(photo)
-    process = run_demo(checkout, tmp_path / "home", "--out", str(tmp_path / "out"), "--image", str(photo))
+    out.mkdir()
+    (out / "before.png").write_text("of an earlier demo")
+    (out / "mine.png").write_text("of the user")
+    (out / "summary.json").write_text('{"runs": [{"files": ["before.png"]}]}')
+    where = ("--point", "250,140", "--box", "20,30,200,180.5")
+    process = run_demo(checkout, tmp_path / "home", "--out", str(out), "--image", str(photo), *where)
     assert process.returncode == 0, process.stderr
+    assert not (out / "before.png").exists()
+    assert (out / "mine.png").exists()
+    assert "make demo MODEL=sam2.1_hiera_small" in process.stdout
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert [run["name"] for run in summary["runs"]] == [f"holiday_photo_{kind}" for kind in RUNS]
     assert read(tmp_path / "out" / "holiday_photo_point_mask_2_overlay.png").shape == (300, 512, 3)
-    assert summary["runs"][1]["parameters"]["input_point"] == "[[256, 150]]"
+    assert summary["runs"][1]["parameters"]["input_point"] == "[[250.0, 140.0]]"
+    assert summary["runs"][2]["parameters"]["input_box"] == "[[20.0, 30.0, 200.0, 180.5]]"
+    assert summary["runs"][2]["parameters"]["input_point"] == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--image", "photo.jpg", "--point", "1;2"], "'1;2' is not accepted; accepted is x,y, in pixels"),
+        (["--image", "photo.jpg", "--box", "1,2"], "'1,2' is not accepted; accepted is x,y,x,y, in pixels"),
+        (["--point", "1,2"], "--point and --box lie in a picture of your own"),
+    ],
+)
+def test_where_to_point_is_read_from_the_command_line_or_refused(tmp_path, capsys, monkeypatch, options, said):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+    import demo
+
+    with pytest.raises(SystemExit):
+        demo.main(["--out", str(tmp_path), *options])
+    assert said in capsys.readouterr().err
+
+
+def test_a_tilde_is_the_users_own_home_though_the_demo_has_another(monkeypatch, tmp_path):
+    import pwd
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    import demo
+
+    assert demo.path_of_user("~/photo.jpg") == Path(pwd.getpwuid(os.getuid()).pw_dir, "photo.jpg")
+
+
+def test_without_a_point_and_a_box_the_centre_counts(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+    import samples
+
+    Image.fromarray(np.zeros((300, 512, 3), np.uint8)).save(tmp_path / "a.png")
+    sample = samples.own_sample(tmp_path / "a.png")
+    assert sample.point.points == [(256, 150)]
+    assert sample.box_and_points.boxes == [(128, 75, 384, 225)]
 
 
 def test_a_link_to_another_checkout_is_replaced_but_an_installed_plugin_is_not(tmp_path, checkout):

@@ -346,6 +346,21 @@ def test_a_wrong_option_is_named_with_what_is_accepted(example, cluster, tmp_pat
     assert not files(tmp_path / "results")
 
 
+def test_help_names_every_default(example):
+    text = re.sub(r"\s+", " ", example.options().format_help())
+    for default in ("sam2_hiera_small", "0.95", "32", "empty", "1"):
+        assert f"(default: {default})" in text
+    assert text.count("(default: ") >= len(example.options()._option_string_actions) - 5  # -h, --help and those of Ray
+
+
+def test_without_ray_a_sentence_says_what_to_install(tmp_path):
+    (tmp_path / "ray.py").write_text("raise ImportError('no module named ray')")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, str(SCRIPT), "--help"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == 'Ray cannot be imported (no module named ray). Install it: pip install "ray[data]>=2.60"\n'
+
+
 def test_a_folder_without_images_is_refused(example, cluster, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(SystemExit):
@@ -474,8 +489,8 @@ def test_boxes_of_a_file_and_a_typed_prompt_are_not_taken_together(example, tmp_
     assert "boxes: it was given beside input_box; accepted is one of them" in capsys.readouterr().err
 
 
-def test_the_commands_of_the_readme_and_of_the_help_are_accepted(example):
-    text = (ROOT / "README.md").read_text() + example.__doc__
+def test_the_commands_of_the_pages_and_of_the_help_are_accepted(example):
+    text = "".join(path.read_text() for path in (ROOT / "docs").glob("*.md")) + example.__doc__
     commands = re.findall(r"python examples/segment_folder_on_ray\.py (.*)", text)
     assert sum("--boxes" in command for command in commands) == 4
     for command in commands:

@@ -1,4 +1,5 @@
-"""What the README promises: its code runs, its parameters are the declared ones, its errors are the real ones."""
+"""What the README and the pages in docs/ promise: their code runs, their parameters are the declared ones, their errors are
+the real ones."""
 
 from __future__ import annotations
 
@@ -23,9 +24,19 @@ from tools.detector import install
 from tools.parameter_list import parameter_list
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+#: The README and its pages, by their paths.
+DOCUMENTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))
+}
+TEXT = "\n".join(DOCUMENTS.values())
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 #: Blocks that go on where the one before ended: they set parameters of a workflow that is there.
-PROGRAMS = [block for block in BLOCKS if "import" in block]
+PROGRAMS = {
+    f"{path} {k}": block
+    for path, text in DOCUMENTS.items()
+    for k, block in enumerate(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL), start=1)
+    if "import" in block
+}
 FRAGMENTS = [block for block in BLOCKS if "import" not in block]
 HOST = "https://raw.githubusercontent.com/Ikomia-hub/infer_segment_anything_2/main/images"
 
@@ -151,7 +162,7 @@ def run(block: str, images_url: str) -> dict:
     assert "https://" not in offline
     (Path.home() / "Ikomia" / "Data").mkdir(exist_ok=True)
     variables: dict = {}
-    exec(compile(offline, "README.md", "exec"), variables)
+    exec(compile(offline, "block", "exec"), variables)
     return variables
 
 
@@ -163,9 +174,9 @@ def test_the_blocks_of_the_description_run_as_written(number, images_url, shown,
     assert variables["algo"].get_output_count() == (4 if "multimask" in SEED_BLOCKS[number] else 2)
 
 
-@pytest.mark.parametrize("number", range(len(PROGRAMS)))
-def test_the_programs_of_the_readme_run(number, images_url, shown, default_is_nano, tmp_path, monkeypatch, capsys):
-    block = PROGRAMS[number]
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_programs_run(program, images_url, shown, default_is_nano, tmp_path, monkeypatch, capsys):
+    block = PROGRAMS[program]
     monkeypatch.chdir(tmp_path)  # some write files, and some read these
     (tmp_path / "photos").mkdir()
     shutil.copy(ROOT / "images" / "sample_scene.png", tmp_path / "photos")
@@ -200,7 +211,7 @@ def write_video(path: Path) -> None:
 
 @pytest.mark.parametrize("number", range(len(FRAGMENTS)))
 def test_the_fragments_of_the_readme_run_in_a_workflow(number, workflow, algo):
-    exec(compile(FRAGMENTS[number], "README.md", "exec"), {"algo": algo})
+    exec(compile(FRAGMENTS[number], "block", "exec"), {"algo": algo})
     workflow.run_on(path=str(ROOT / "images" / "sample_scene.png"))
     assert algo.get_output(1).get_mask().any()
 
@@ -211,7 +222,7 @@ def test_the_prompts_of_the_text_are_those_of_its_pictures(algo, monkeypatch):
 
     from infer_segment_anything_2.segmentation.prompt_text import parse_boxes, parse_labels, parse_points
 
-    (point,) = re.findall(r'^    "input_point": "(.*)",$', PROGRAMS[1], re.MULTILINE)
+    (point,) = re.findall(r'^    "input_point": "(.*)",\n    "multimask_output"', README, re.MULTILINE)
     texts = [{"input_point": point}]
     assert len(FRAGMENTS) == 3
     for fragment in FRAGMENTS:
@@ -236,21 +247,38 @@ def test_the_readme_sets_only_parameters_that_there_are():
     """Ikomia drops unknown names without a word."""
     from infer_segment_anything_2.segmentation.parameters import DECLARATION
 
-    names = set(re.findall(r'^    "(\w+)": "', "".join(BLOCKS), re.MULTILINE)) | set(
-        re.findall(r'\(\{"(\w+)": ', README)
-    )
+    names = set(re.findall(r'^    "(\w+)": "', "".join(BLOCKS), re.MULTILINE)) | set(re.findall(r'\(\{"(\w+)": ', TEXT))
     assert len(names) > 8
     assert names - {"name", "model", "a", "prompt"} <= set(DECLARATION)
 
 
-def test_every_file_that_the_readme_names_is_there():
-    names = re.findall(r'\]\((?!http|#)([^)]+)\)|(?:src|href)="(?!http|#)([^"]+)"', README)
-    assert names
+def anchors_of(path: Path) -> set[str]:
+    """What the headings of a document can be reached by, as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_and_heading_that_a_document_links_to_is_there(document):
+    links = re.findall(r'\]\((?!http)([^)]+)\)|(?:src|href)="(?!http)([^"]+)"', DOCUMENTS[document])
+    assert links
+    for link in (a or b for a, b in links):
+        name, _, anchor = link.partition("#")
+        path = (ROOT / document).parent / name if name else ROOT / document
+        assert path.is_file(), link
+        assert not anchor or anchor in anchors_of(path), link
+
+
+def test_every_file_that_is_named_by_its_address_is_there():
     hosts = r"(?:raw\.githubusercontent\.com|colab\.research\.google\.com/github|github\.com)"
-    urls = rf'https://{hosts}/Ikomia-hub/infer_segment_anything_2(?:/blob)?/main/([^)"\s]+)'
-    names += [(name, "") for name in re.findall(urls, README)]
-    for name in (a or b for a, b in names):
+    names = re.findall(rf'https://{hosts}/Ikomia-hub/infer_segment_anything_2(?:/blob)?/main/([^)"\s]+)', TEXT)
+    assert len(names) > 4
+    for name in names:
         assert (ROOT / name).is_file(), name
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    assert all(f"]({path})" in README or f"]({path}#" in README for path in DOCUMENTS if path != "README.md")
 
 
 def test_every_model_is_in_the_readme():
@@ -260,16 +288,7 @@ def test_every_model_is_in_the_readme():
     assert all(f"`{name}`" in README for name in MODEL_NAMES)
 
 
-def test_every_anchor_is_a_heading():
-    headings = {
-        re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
-    }
-    anchors = {a or b for a, b in re.findall(r'\]\(#([^)]+)\)|href="#([^"]+)"', README)}
-    assert len(anchors) > 8
-    assert anchors <= headings
-
-
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CONTRIBUTING.md"])
 def test_every_command_that_a_document_names_exists(document):
     text, makefile = (ROOT / document).read_text(), (ROOT / "Makefile").read_text()
     targets = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE).group(1).split())
@@ -278,7 +297,7 @@ def test_every_command_that_a_document_names_exists(document):
         subprocess.run(["bash", "-n"], input=block, text=True, check=True)
     commands = [line for block in code for line in block.splitlines()] + re.findall(r"`(make [^`]+)`", text)
     made = [command.split("#")[0].split()[1:] for command in commands if command.startswith("make ")]
-    assert made
+    assert made or document not in ("README.md", "CONTRIBUTING.md")
     for word in (word for words in made for word in words):
         if re.match(r"[A-Z]+=", word):
             assert re.search(
@@ -290,7 +309,8 @@ def test_every_command_that_a_document_names_exists(document):
 
 # --- Troubleshooting: every text in quotes is compared with what is really raised or logged ----------------------------
 
-TROUBLES = re.search(r"^## Troubleshooting\n(.*?)^## ", README, re.MULTILINE | re.DOTALL).group(1)
+FREQUENT = re.search(r"^## Troubleshooting\n(.*?)^## ", README, re.MULTILINE | re.DOTALL).group(1)
+TROUBLES = FREQUENT + DOCUMENTS["docs/troubleshooting.md"]
 QUOTED = re.findall(r'^- \*\*"(.+?)"\*\*', TROUBLES, re.MULTILINE)
 REAL: dict[str, Callable[[SimpleNamespace], str]] = {}
 
@@ -477,8 +497,13 @@ def not_connected(given) -> str:
 
 
 @real("The input image is empty or missing.")
-def no_image(given) -> str:
+def an_array_without_pixels(given) -> str:
     raised(given.workflow.run_on, array=np.zeros((0, 0, 3), np.uint8))
+    return raised(given.workflow.run)
+
+
+@real("Invalid input for task …")
+def no_image(given) -> str:
     return raised(given.workflow.run)
 
 
@@ -555,5 +580,5 @@ def test_a_quoted_error_is_the_real_one(quoted, given):
 
 
 def test_the_plugins_sentence_stands_where_the_readme_says(given):
-    assert "the first `<class '…'>:`" in TROUBLES
+    assert "the first `<class '…'>:`" in FREQUENT
     assert re.match(r"<class '\w+'>: input_point: entry 1", a_point_outside(given))

@@ -1,6 +1,6 @@
 """What `make demo` runs: four Ikomia workflows on sample pictures, or on one's own, and their results as files.
 
-demo.py --out FOLDER --model sam2_hiera_nano [--image photo.jpg]
+demo.py --out FOLDER --model sam2_hiera_nano [--image photo.jpg [--point 120,80] [--box 20,30,200,180]]
 
 1. automatic: everything in the picture;
 2. point: one point, for which the model proposes three masks;
@@ -21,7 +21,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -265,11 +265,23 @@ def make_workflows(model: str) -> dict[str, SegmentingWorkflow]:
     return workflows
 
 
-def demo(out: Path, model: str, image: Path | None, photo: bool) -> str:
+def forget_results(out: Path) -> None:
+    """Delete what an earlier demo wrote to `out`, and nothing else."""
+    summary = out / "summary.json"
+    try:
+        files = [file for run in json.loads(summary.read_text())["runs"] for file in run["files"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    for file in (*files, "overview.png", summary.name):
+        (out / Path(file).name).unlink(missing_ok=True)
+
+
+def demo(out: Path, model: str, own: Sample | None, photo: bool) -> str:
     """Run the four workflows, write their results to `out` and return a table of them."""
     out.mkdir(parents=True, exist_ok=True)
-    if image is not None:
-        samples = [own_sample(image)]
+    forget_results(out)
+    if own is not None:
+        samples = [own]
     else:
         samples = [scene_sample(), photo_sample(out)] if photo else [scene_sample()]
 
@@ -306,23 +318,68 @@ def demo(out: Path, model: str, image: Path | None, photo: bool) -> str:
     return f"{table(rows)}\n\n{model} was loaded in {load_seconds:.1f} s."
 
 
+def path_of_user(text: str) -> Path:
+    """A path in which ~ is the user's own home, not that of the demo."""
+    is_in_home = text == "~" or text.startswith("~/")
+    return Path(pwd.getpwuid(os.getuid()).pw_dir + text[1:]) if is_in_home else Path(text).expanduser()
+
+
+def pixels(count: int) -> Callable[[str], tuple[float, ...]]:
+    """A type for argparse: so many numbers with commas between them."""
+
+    def parse(text: str) -> tuple[float, ...]:
+        try:
+            numbers = tuple(float(number) for number in text.split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != count:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not accepted; accepted is {','.join('xyxy'[:count])}, in pixels"
+            )
+        return numbers
+
+    return parse
+
+
+def what_next(model: str, own: Sample | None) -> str:
+    """What somebody who has seen the results may want to do."""
+    lines = []
+    if model == "sam2_hiera_nano":
+        lines.append(
+            "These masks are those of a trial model of 8 MB. A real one: make demo MODEL=sam2.1_hiera_small (184 MB)."
+        )
+    if own is None:
+        lines.append("A picture of yours: make demo IMAGE=photo.jpg POINT=120,80 BOX=20,30,200,180")
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder that the results are written to")
+    parser.add_argument(
+        "--out",
+        type=path_of_user,
+        required=True,
+        help="folder that the results are written to, in place of those before",
+    )
     parser.add_argument("--model", default="sam2_hiera_nano", help="model_name (default: %(default)s)")
-    parser.add_argument("--image", type=Path, help="a picture of your own instead of the samples")
+    parser.add_argument("--image", type=path_of_user, help="a picture of your own instead of the samples")
+    parser.add_argument("--point", type=pixels(2), metavar="X,Y", help="a point on something in that picture")
+    parser.add_argument("--box", type=pixels(4), metavar="X0,Y0,X1,Y1", help="a box around something in it")
     parser.add_argument("--no-photo", action="store_true", help="of the samples only the scene")
     parser.add_argument("--home", type=Path, help="folder in which Ikomia keeps its files (default: HOME)")
     args = parser.parse_args(arguments)
+    if args.image is None and (args.point or args.box):
+        parser.error("--point and --box lie in a picture of your own: --image (IMAGE= of make demo)")
     out = args.out.absolute()
     try:
         prepare_home(args.home)
-        print(demo(out, args.model, args.image, not args.no_photo))
+        own = own_sample(args.image, args.point, args.box) if args.image else None
+        print(demo(out, args.model, own, not args.no_photo))
     except (DemoError, RuntimeError, ValueError, OSError) as error:
         print(f"The demo stopped: {readable(error)}", file=sys.stderr)
         return 1
-    print(f"Everything is in {out}\nLook at {out / 'overview.png'} first.")
+    print(f"Everything is in {out}\nLook at {out / 'overview.png'} first.\n{what_next(args.model, own)}".rstrip())
     return 0
 
 

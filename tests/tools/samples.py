@@ -117,8 +117,8 @@ def photo_sample(folder: Path) -> Sample:
     )
 
 
-def own_sample(path: Path) -> Sample:
-    """The user's picture: what is in its centre, and a box of half its size with one of its corners left out."""
+def own_sample(path: Path, point: Point | None = None, box: Box | None = None) -> Sample:
+    """The user's picture; without a point its centre, without a box one of half its size, less one of its corners."""
     import ikomia  # noqa: F401 - brings the cv2 by which it reads pictures: turned as their EXIF data say
 
     import cv2  # isort: skip
@@ -127,11 +127,12 @@ def own_sample(path: Path) -> Sample:
     if image is None:
         reason = "is not a picture that OpenCV can read" if path.exists() else "does not exist"
         raise DemoError(f"{path} {reason}.")
+    name = re.sub(r"\W+", "_", path.stem).strip("_") or "image"
     height, width = image.shape[:2]
     centre = (width // 2, height // 2)
-    box = (width // 4, height // 4, width - width // 4, height - height // 4)
-    corner = (box[0] + (box[2] - box[0]) // 20, box[1] + (box[3] - box[1]) // 20)
-    name = re.sub(r"\W+", "_", path.stem).strip("_") or "image"
-    return Sample(
-        name, path.absolute(), Prompt(points=[centre]), Prompt(points=[centre, corner], labels=[1, 0], boxes=[box])
-    )
+    at_point = Prompt(points=[point or centre])
+    if box is not None:
+        return Sample(name, path.absolute(), at_point, Prompt(boxes=[box]))
+    middle = (width // 4, height // 4, width - width // 4, height - height // 4)
+    corner = (middle[0] + (middle[2] - middle[0]) // 20, middle[1] + (middle[3] - middle[1]) // 20)
+    return Sample(name, path.absolute(), at_point, Prompt(points=[centre, corner], labels=[1, 0], boxes=[middle]))
