@@ -194,6 +194,7 @@ def test_the_programs_run(program, images_url, shown, default_is_nano, tmp_path,
         assert len(COCO(str(tmp_path / "photos" / "sample_scene.json")).anns) == 1
     if "video.mp4" in block:
         assert len(list(tmp_path.glob("frame_*.png"))) == 2
+    if "video.json" in block:
         assert [note["track_id"] for note in COCO(str(tmp_path / "video.json")).dataset["annotations"]] == [0, 0]
 
 
