@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
+from infer_segment_anything_2.segmentation.images import channels_of
 from infer_segment_anything_2.segmentation.messages import shown
 from infer_segment_anything_2.segmentation.objects import (
     Object,
@@ -72,7 +73,7 @@ def disconnect(task: dataprocess.CSemanticSegmentationTask) -> None:
 
 
 def image_of(source: dataprocess.CImageIO) -> npt.NDArray:
-    """The image of an input as it is, for :func:`.to_rgb8`; ValueError where there is none."""
+    """The image of an input, (H, W, 1) or (H, W, 3) of any dtype, for :func:`.to_rgb8`; ValueError where there is none."""
     if not source.is_data_available():
         if source.source_file_path and not isinstance(source, dataprocess.CVideoIO):
             raise ValueError(
@@ -81,7 +82,7 @@ def image_of(source: dataprocess.CImageIO) -> npt.NDArray:
                 "bits, or of floats of 32 or 64 bits."
             )
         raise ValueError("The input image is empty or missing. Accepted is an image of one pixel or more.")
-    return source.get_image()
+    return channels_of(source.get_image())
 
 
 def refuse_float16(source: core.CWorkflowTaskIO | None) -> None:

@@ -41,7 +41,7 @@ def to_rgb8(image: npt.NDArray, intensity_range: Range | None = None) -> npt.NDA
     Raises:
         ValueError: an empty image, or a shape other than these.
     """
-    values = _channels(image)
+    values = channels_of(image)
     if values.dtype == bool:
         rgb8 = values.astype(np.uint8) * 255
     else:
@@ -73,12 +73,16 @@ def shown_range(image: npt.NDArray) -> Range | None:
     Raises:
         ValueError: as :func:`to_rgb8`.
     """
-    values = _channels(image)
+    values = channels_of(image)
     return None if values.dtype == bool else _found_range(values)
 
 
-def _channels(image: npt.NDArray) -> npt.NDArray:
-    """`image` as (H, W, 1) or (H, W, 3) in the machine's byte order; ValueError where it is no image."""
+def channels_of(image: npt.NDArray) -> npt.NDArray:
+    """`image` as (H, W, 1) or (H, W, 3) in the machine's byte order, without alpha.
+
+    Raises:
+        ValueError: as :func:`to_rgb8`.
+    """
     image = np.asarray(image)  # a np.matrix, for one, has no third axis
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         raise ValueError(

@@ -22,6 +22,7 @@ from infer_segment_anything_2.segmentation.search import AutomaticSettings
 WIDTH, HEIGHT = 8000, 6000
 
 
+@pytest.mark.slow
 def test_the_masks_of_48_megapixels_are_those_of_sam2(nano):
     image = np.asarray(Image.fromarray(data.coffee()).resize((WIDTH, HEIGHT)))
     settings = {"points_per_side": 2, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "use_m2m": False}

@@ -290,6 +290,7 @@ class Killer(threading.Thread):
                         self.killed.append((name, process))
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_nothing_and_an_image_that_kills_each_is_left_out(
     example, cluster, in_ikomia, tmp_path, capsys
 ):

@@ -34,7 +34,8 @@ def test_features_are_those_of_sam2(name):
     model = MODELS[name]()
     assert LeanImageEncoder.fits(model)
     theirs, ours = oracle.predictor(model), ImagePredictor(model)
-    for image in (data.coffee(), data.astronaut()[:100]):  # twice: the second one meets what was kept
+    images = [data.coffee(), data.astronaut()[:100]]  # the second one meets what was kept
+    for image in images if name == "nano" else images[:1]:
         theirs.set_image(image)
         with torch.inference_mode():
             embedding = ours.embed(image)

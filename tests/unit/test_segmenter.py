@@ -81,7 +81,7 @@ def test_a_gpu_too_small_for_one_point_is_told_with_what_to_do(segmenter, astron
 def test_prompts_take_fewer_objects_at_once_until_they_fit(segmenter, astronaut, monkeypatch):
     (expected,) = segmenter.predict(astronaut, prompts(astronaut))
     decode = segmenter.predictor.decode
-    failing = out_of_memory(decode, lambda embedding, coords, labels, boxes, **_: len(boxes) > 1)
+    failing = out_of_memory(decode, lambda embedding, coords, labels, **_: len(coords) > 1)
     monkeypatch.setattr(segmenter.predictor, "decode", failing)
     (found,) = segmenter.predict(astronaut, prompts(astronaut))
     assert [oracle.iou(a, b) for a, b in zip(found, expected, strict=True)] == [1, 1, 1]
