@@ -56,10 +56,10 @@ class InferSegmentAnything2(TaskWithMasks):
         self.set_output(OverlaidImage(while_alive(self, disconnect)), 0)
         own = InferSegmentAnything2Param() if param is None else copy.deepcopy(param)
         self.set_param_object(own)
-        # Outputs follow from the parameters, also from those of a workflow that is loaded: Ikomia sets them on this object,
-        # before it connects the tasks, and does not call the task (0.16.1).
         self._warn_once = WarnOnce()
         self._sequence = Sequence(self._warn_once)
+        # Outputs follow from the parameters, also from those of a workflow that is loaded: Ikomia sets them on this object,
+        # before it connects the tasks, and does not call the task (0.16.1).
         own.when_set = while_alive(self, InferSegmentAnything2._follow_parameters)
         own.when_set()
         self._turns = Turns()
@@ -163,7 +163,7 @@ class InferSegmentAnything2(TaskWithMasks):
         segmenter = (is_live and self._segmenter) or self._open_segmenter(parameters)
         progress.check()
         with blamed_on_config(parameters.config_file):
-            masks = self._masks_of(segmenter, image, request, progress)
+            masks = self._masks_of(segmenter, image, request, parameters, progress)
         progress.check()
         self._masks = masks
         if request.search and not len(masks[0]):
@@ -171,10 +171,14 @@ class InferSegmentAnything2(TaskWithMasks):
         publish(self, masks, parameters)
 
     def _masks_of(
-        self, segmenter: Segmenter, image: npt.NDArray, request: Request, progress: RunProgress
+        self,
+        segmenter: Segmenter,
+        image: npt.NDArray,
+        request: Request,
+        parameters: Parameters,
+        progress: RunProgress,
     ) -> list[Masks]:
         """The masks of an image of any kind, or of the next frame of a video; output 0 then shows it as the model saw it."""
-        parameters = self._parameters()
         intensity_range = parameters.intensity_range.value
         if not parameters.track:
             self.get_output(0).intensity_range = intensity_range

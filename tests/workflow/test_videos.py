@@ -99,6 +99,23 @@ class Seen:
         return [list(masks.ids) for masks in self.masks]
 
 
+def test_values_that_are_set_during_a_frame_count_from_the_next_one_on(seeing, monkeypatch):
+    from infer_segment_anything_2 import infer_segment_anything_2_process as process
+
+    frame, seen = moving_window(1)[0], Seen(seeing, {"input_box": BOX})
+    make_request = process.make_request
+
+    def set_meanwhile(*args):
+        seen.algo.set_parameters({"track": "False"})
+        return make_request(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "make_request", set_meanwhile)
+        seen.on(frame)
+    seen.on(frame)
+    assert [masks.is_followed for masks in seen.masks] == [True, False]
+
+
 def test_a_video_keeps_the_values_of_its_first_frame_as_black_and_white(seeing):
     frames = [frame.astype(np.uint16) * 16 for frame in moving_window(3)]
     first = shown_range(frames[0])
