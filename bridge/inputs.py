@@ -38,6 +38,9 @@ NAMELESS = ("", "default", "foreground", "1")
 #: What ikomia (0.16.1) calls input 1 once a task is connected to it, also one that found nothing; "GraphicsInput" before.
 CONNECTED_GRAPHICS = "GraphicsOutput"
 
+#: Ikomia's graphics items that count as the box around them.
+BOXES = (core.GraphicsItem.RECTANGLE, core.GraphicsItem.ELLIPSE, core.GraphicsItem.POLYGON)
+
 Warn = Callable[[str], None]
 """Tells a warning once, however often it is called with it."""
 
@@ -68,7 +71,7 @@ def disconnect(task: dataprocess.CSemanticSegmentationTask) -> None:
     is_by_hand = given is task.get_input(2)  # what ikomia made comes in a new wrapper each time
     if isinstance(given, NoDetections) or not is_by_hand:
         task.set_input(NoDetections(), 2)
-    if task.get_input(1).name == CONNECTED_GRAPHICS:
+    if _has_graphics(task.get_input(1)):
         task.set_input(dataprocess.CGraphicsInput(), 1)
 
 
@@ -111,7 +114,11 @@ def are_found(
     graphics: dataprocess.CGraphicsInput, detections: dataprocess.CObjectDetectionIO, parameters: Parameters
 ) -> bool:
     """Whether the objects of a run are those that a connected task finds, in each image other ones."""
-    return not is_typed(parameters) and (_has_detections(detections) or graphics.name == CONNECTED_GRAPHICS)
+    return not is_typed(parameters) and (_has_detections(detections) or _has_graphics(graphics))
+
+
+def _has_graphics(graphics: dataprocess.CGraphicsInput) -> bool:
+    return graphics.name == CONNECTED_GRAPHICS
 
 
 def _has_detections(detections: dataprocess.CObjectDetectionIO) -> bool:
@@ -141,8 +148,7 @@ def pointed_at(
         ValueError: something typed or drawn that lies outside the image, or labels of another count than the points.
     """
     typed = objects_of(parameters, image_hw)
-    has_detections = _has_detections(detections)
-    has_graphics = graphics.name == CONNECTED_GRAPHICS
+    has_detections, has_graphics = _has_detections(detections), _has_graphics(graphics)
     if typed is not None:
         if has_detections or has_graphics:
             warn("The prompt that is typed counts; what the connected task found is not used.")
@@ -212,19 +218,18 @@ def graphics_objects(items: Sequence[Any], image_hw: tuple[int, int]) -> list[Ob
         image_hw: height and width of the image in pixels.
     """
     kinds = core.GraphicsItem
-    has_boxes = any(item.get_type() in (kinds.RECTANGLE, kinds.ELLIPSE, kinds.POLYGON) for item in items)
+    has_boxes = any(item.get_type() in BOXES for item in items)
     boxes: list[tuple[str, npt.NDArray[np.float32] | None]] = []
     points: dict[int | str, list[npt.NDArray[np.float32]]] = {}  # by the number of the box, or the name
     before = None  # the item before, texts aside
     for item in items:
-        kind, name = item.get_type(), _name(item)
-        if kind in (kinds.RECTANGLE, kinds.ELLIPSE, kinds.POLYGON):
+        kind, name = item.get_type(), _name(str(item.get_category()))
+        if kind in BOXES:
             is_outline = kind == kinds.POLYGON and before is not None and before.get_type() == kinds.RECTANGLE
             if not is_outline:
                 boxes.append((name, box_inside(_corners(item.get_bounding_rect()), image_hw)))
         elif kind == kinds.POINT or (kind == kinds.POLYLINE and not has_boxes):
-            place = np.array([[p.x, p.y] for p in ([item.point] if kind == kinds.POINT else item.points)], np.float32)
-            place = place if kind == kinds.POINT else points_along(place)
+            place = _points(item, _vertices(item))
             inside = place[((place >= 0) & (place < image_hw[::-1])).all(axis=1) & place.any(axis=1)]
             points.setdefault(len(boxes) if has_boxes else name, []).append(inside)
         if kind != kinds.TEXT:
@@ -239,10 +244,21 @@ def graphics_objects(items: Sequence[Any], image_hw: tuple[int, int]) -> list[Ob
     return [with_points(found, name=str(name)) for name, found in points.items()]
 
 
-def _name(item: Any) -> str:
+def _name(category: str) -> str:
     """The name in the category of an item; empty where it names nothing."""
-    category = str(item.get_category())
     return "" if category.strip().lower() in NAMELESS else category
+
+
+def _vertices(item: Any) -> npt.NDArray[np.float32]:
+    """(V, 2) xy of a point or a line."""
+    # A point's own place, not its bounding rectangle's corner, which lies 1.5 pixels off (ikomia 0.16.1).
+    found = [item.point] if item.get_type() == core.GraphicsItem.POINT else item.points
+    return np.array([[p.x, p.y] for p in found], np.float32)
+
+
+def _points(item: Any, vertices: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(P, 2) xy: what a point or a line with these vertices points at."""
+    return vertices if item.get_type() == core.GraphicsItem.POINT else points_along(vertices)
 
 
 @dataclass(frozen=True)
@@ -316,16 +332,13 @@ def _prompts_among(items: Sequence[Any], image_hw: tuple[int, int]) -> list[Draw
     for place, item in enumerate(items, start=1):
         kind, category = item.get_type(), str(item.get_category()).strip()
         if kind in (kinds.POINT, kinds.POLYLINE):
-            # A point's own place, not its bounding rectangle's corner, which lies 1.5 pixels off (ikomia 0.16.1).
-            found = [item.point] if kind == kinds.POINT else item.points
-            vertices = np.array([[p.x, p.y] for p in found], np.float32)
+            vertices = _vertices(item)
             name = f"drawn item {place}, a {'point' if kind == kinds.POINT else 'line'}"
             check_points(vertices, image_hw, [name] * len(vertices))
-            points = vertices if kind == kinds.POINT else points_along(vertices)
-            drawn.append(Drawn(place, category, points=points))
-        elif kind in (kinds.RECTANGLE, kinds.ELLIPSE, kinds.POLYGON) and category.lower() in BACKGROUND:
+            drawn.append(Drawn(place, category, points=_points(item, vertices)))
+        elif kind in BOXES and category.lower() in BACKGROUND:
             others.add("a box of the category Background")
-        elif kind in (kinds.RECTANGLE, kinds.ELLIPSE, kinds.POLYGON):
+        elif kind in BOXES:
             corners = np.array([_corners(item.get_bounding_rect())], np.float32)
             (box,) = clipped_boxes(corners, image_hw, [f"drawn item {place}, a box"])
             drawn.append(Drawn(place, category, box=box))
@@ -341,7 +354,7 @@ def _by_name(drawn: Sequence[Drawn]) -> dict[str, list[Drawn]]:
     names: list[str | None] = []
     for one in drawn:  # what is off an object counts to the one before it
         before = names[-1] if names else None
-        names.append(before if one.is_background else "" if one.category.lower() in NAMELESS else one.category)
+        names.append(before if one.is_background else _name(one.category))
     first = next((name for name in names if name is not None), "")
     groups: dict[str, list[Drawn]] = {}
     for one, name in zip(drawn, names, strict=True):
