@@ -152,6 +152,12 @@ class Model:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda")
 
 
+def same_mask(mine: np.ndarray, theirs: np.ndarray) -> None:
+    """Equal pixel for pixel, and a mask of something."""
+    assert np.array_equal(mine > 0, theirs > 0), "the masks differ"
+    assert 0 < theirs.sum() < theirs.size, "the mask is empty or full: nothing was compared"
+
+
 def prompts_again(model: Model, repeats: int) -> list[Row]:
     """The second prompt on an image: a whole run of an Ikomia workflow, with the parameters set as a user sets them."""
     from ikomia.dataprocess.workflow import Workflow
@@ -183,14 +189,10 @@ def prompts_again(model: Model, repeats: int) -> list[Row]:
         with model.autocast():
             return kept.predict(**where)[0][0]
 
-    def same(mine: np.ndarray, theirs: np.ndarray) -> None:
-        assert np.array_equal(mine > 0, theirs > 0), "the masks differ"
-        assert 0 < theirs.sum() < theirs.size, "the mask is empty or full: nothing was compared"
-
     what = "second prompt on an image, whole workflow run"
     return [
-        Row(what, model.name, "a fresh SAM2ImagePredictor for each", ours, fresh, same, repeats),
-        Row(what, model.name, "`predict` alone, image set", ours, alone, same, 5 * repeats),
+        Row(what, model.name, "a fresh SAM2ImagePredictor for each", ours, fresh, same_mask, repeats),
+        Row(what, model.name, "`predict` alone, image set", ours, alone, same_mask, 5 * repeats),
     ]
 
 
@@ -220,11 +222,7 @@ def stroke(model: Model, repeats: int) -> Row:
         with model.autocast():
             return kept.predict(np.array([[500, 400]]), np.array([1]), multimask_output=False)[0][0]
 
-    def same(mine: np.ndarray, theirs: np.ndarray) -> None:
-        assert np.array_equal(mine > 0, theirs > 0), "the masks differ"
-        assert 0 < theirs.sum() < theirs.size, "the mask is empty or full: nothing was compared"
-
-    return Row("a stroke in Studio", model.name, "`predict` alone, image set", ours, alone, same, 10 * repeats)
+    return Row("a stroke in Studio", model.name, "`predict` alone, image set", ours, alone, same_mask, 10 * repeats)
 
 
 def same_masks(ours, theirs: list[dict]) -> None:

@@ -30,6 +30,12 @@ def run_demo(checkout: Path, home: Path, *arguments: str, **environment: str) ->
     )
 
 
+@pytest.fixture
+def tools(monkeypatch) -> None:
+    """The programs of tests/tools can be imported, as they import one another."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+
+
 def git_status(checkout: Path) -> str:
     """What git sees in the checkout, caches and other ignored files too; nothing where it is no clone."""
     command = ["git", "--no-optional-locks", "status", "--porcelain", "--ignored", "--untracked-files=all"]
@@ -206,8 +212,8 @@ def test_a_picture_of_ones_own_is_segmented(tmp_path, checkout, astronaut):
         (["--point", "1,2"], "--point and --box lie in a picture of your own"),
     ],
 )
-def test_where_to_point_is_read_from_the_command_line_or_refused(tmp_path, capsys, monkeypatch, options, said):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+@pytest.mark.usefixtures("tools")
+def test_where_to_point_is_read_from_the_command_line_or_refused(tmp_path, capsys, options, said):
     import demo
 
     with pytest.raises(SystemExit):
@@ -215,18 +221,18 @@ def test_where_to_point_is_read_from_the_command_line_or_refused(tmp_path, capsy
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("tools")
 def test_a_tilde_is_the_users_own_home_though_the_demo_has_another(monkeypatch, tmp_path):
     import pwd
 
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
     monkeypatch.setenv("HOME", str(tmp_path))
     import demo
 
     assert demo.path_of_user("~/photo.jpg") == Path(pwd.getpwuid(os.getuid()).pw_dir, "photo.jpg")
 
 
-def test_without_a_point_and_a_box_the_centre_counts(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
+@pytest.mark.usefixtures("tools")
+def test_without_a_point_and_a_box_the_centre_counts(tmp_path):
     import samples
 
     Image.fromarray(np.zeros((300, 512, 3), np.uint8)).save(tmp_path / "a.png")

@@ -29,15 +29,14 @@ DOCUMENTS = {
     path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))
 }
 TEXT = "\n".join(DOCUMENTS.values())
-BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-#: Blocks that go on where the one before ended: they set parameters of a workflow that is there.
-PROGRAMS = {
+BLOCKS = {
     f"{path} {k}": block
     for path, text in DOCUMENTS.items()
     for k, block in enumerate(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL), start=1)
-    if "import" in block
 }
-FRAGMENTS = [block for block in BLOCKS if "import" not in block]
+#: Blocks that go on where the one before ended: they set parameters of a workflow that is there.
+PROGRAMS = {name: block for name, block in BLOCKS.items() if "import" in block}
+FRAGMENTS = [block for block in BLOCKS.values() if "import" not in block]
 HOST = "https://raw.githubusercontent.com/Ikomia-hub/infer_segment_anything_2/main/images"
 
 # The three blocks of the description that this project implements, as users of the published plugin have them.
@@ -248,7 +247,9 @@ def test_the_readme_sets_only_parameters_that_there_are():
     """Ikomia drops unknown names without a word."""
     from infer_segment_anything_2.segmentation.parameters import DECLARATION
 
-    names = set(re.findall(r'^    "(\w+)": "', "".join(BLOCKS), re.MULTILINE)) | set(re.findall(r'\(\{"(\w+)": ', TEXT))
+    names = set(re.findall(r'^    "(\w+)": "', "".join(BLOCKS.values()), re.MULTILINE)) | set(
+        re.findall(r'\(\{"(\w+)": ', TEXT)
+    )
     assert len(names) > 8
     assert names - {"name", "model", "a", "prompt"} <= set(DECLARATION)
 

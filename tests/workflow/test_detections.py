@@ -17,8 +17,7 @@ from ikomia.dataprocess.workflow import Workflow
 from PIL import Image
 from pycocotools.coco import COCO
 from tools.detector import install
-
-import cv2  # isort: skip
+from tools.video import frames_of, write_video
 
 POT, PLATE, CUP = (150, 20, 150, 180), (20, 20, 100, 100), (290, 340, 200, 150)  # x, y, width, height
 
@@ -502,19 +501,15 @@ def test_each_image_of_a_folder_has_the_boxes_found_in_it(tmp_path):
 
 
 def test_each_frame_of_a_video_has_the_boxes_found_in_it(tmp_path):
-    path = str(tmp_path / "video.avi")
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 10, (320, 240))
-    for left in LEFTS:
-        writer.write(with_square(left))
-    writer.release()
-    capture = cv2.VideoCapture(path)
-    frames = [cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB) for _ in LEFTS]
+    video = write_video(tmp_path / "video.avi", [with_square(left) for left in LEFTS])
+    frames = frames_of(video)
+    assert len(frames) == len(LEFTS)
     workflow, algo = chain(BrightSquare())
     run, results = algo.run, []
     algo.run = lambda: (run(), results.append(labels_of(algo)))
     workflow.set_auto_save(True)
     workflow.set_output_folder(str(tmp_path / "results"))
-    workflow.run_on(path=path)
+    workflow.run_on(path=str(video))
     assert_each_has_its_own(results, frames)
     saved = Path(workflow.get_last_run_folder()) / NAME / "SemanticSegIO_1.json"
     # Of a task behind another ikomia (0.16.1) writes each frame over the one before, as the README says.

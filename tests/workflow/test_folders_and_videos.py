@@ -18,10 +18,9 @@ from conftest import NAME
 from PIL import Image
 from pycocotools.coco import COCO
 from skimage import data
+from tools.video import frames_of, moving_window, write_video
 
 from infer_segment_anything_2.segmentation.export import save_coco
-
-import cv2  # isort: skip
 
 BOX = {"input_box": "[60, 20, 260, 200]"}
 FRAMES = 6
@@ -133,31 +132,10 @@ def test_a_workflow_runs_on_a_second_folder_once_its_inputs_are_cleared(workflow
     )
 
 
-def moving_window(frames: int) -> list[np.ndarray]:
-    """Frames (240, 320, 3) uint8 RGB of a window that moves over a photograph."""
-    photo = cv2.resize(data.astronaut(), (320 + 4 * frames, 240 + 4 * frames))
-    return [np.ascontiguousarray(photo[4 * k : 4 * k + 240, 4 * k : 4 * k + 320]) for k in range(frames)]
-
-
 @pytest.fixture
 def video(tmp_path) -> Path:
     """A video of six frames."""
-    path = tmp_path / "video.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (320, 240))
-    assert writer.isOpened()
-    for frame in moving_window(FRAMES):
-        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    writer.release()
-    return path
-
-
-def frames_of(path: Path) -> list[np.ndarray]:
-    """The frames of a video as OpenCV reads them, RGB."""
-    capture = cv2.VideoCapture(str(path))
-    frames = []
-    while (read := capture.read())[0]:
-        frames.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
-    return frames
+    return write_video(tmp_path / "video.avi", moving_window(FRAMES))
 
 
 @pytest.mark.parametrize("parameters", [BOX, AUTOMATIC], ids=["prompt", "automatic"])
