@@ -1,4 +1,4 @@
-"""sam2's memory attention on a CPU in two thirds of the time: how what is remembered of an object changes a frame's features.
+"""sam2's memory attention on a CPU with fewer products: how what is remembered of an object changes a frame's features.
 
 The weights and the function are those of `sam2.modeling.memory_attention.MemoryAttention` (sam2 1.1.0). The order of the
 arithmetic is another, so results differ by float rounding. Below, P is the number of image tokens, one for each position of
@@ -36,7 +36,7 @@ class LeanMemoryAttention:
 
     def __init__(self, model: SAM2Base) -> None:
         self._attention: MemoryAttention = model.memory_attention
-        self._rotations: dict[tuple[int, int], Tensor] = {}
+        self._rotations: dict[tuple[int, tuple[int, int]], Tensor] = {}
         # The features of the last frame, and what it is after it has attended to itself in the first layer.
         self._last: tuple[Tensor, Tensor] | None = None
         self._self_output = [_merged(layer.self_attn) for layer in self._attention.layers]
@@ -124,7 +124,7 @@ class LeanMemoryAttention:
 
     def _turn(self, attention: RoPEAttention, hw: tuple[int, int]) -> Tensor:
         """Rotary position encoding (P, D / 2), complex, of tokens of that height and width."""
-        key = (id(attention), hw[1])
+        key = (id(attention), hw)
         if key not in self._rotations:
             self._rotations[key] = attention.compute_cis(end_x=hw[1], end_y=hw[0])
         return self._rotations[key]

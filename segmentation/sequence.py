@@ -139,10 +139,10 @@ class Sequence:
         if request.search is not None:
             found = segmenter.segment(image, request, progress)[0]
             objects = found.take(range(min(len(found), MAX_LABELS)))  # the best come first
-            self._say_how_many(len(found), MAX_LABELS)
+            self._say_how_many(len(found))
         places, added = segmenter.begin(tracker, image, objects, mask_threshold=threshold, input_size_percent=percent)
         if request.search is None:
-            self._say_how_many(sum(thing.is_prompt for thing in request.objects), MAX_LABELS)
+            self._say_how_many(sum(thing.is_prompt for thing in request.objects))
         if len(tracker):
             self._tracker = tracker
         return _with(masks, added, [request.objects[k] for k in places] if request.search is None else None)
@@ -171,7 +171,7 @@ class Sequence:
         boxes[hidden] = self._boxes[hidden]
         new = [thing for thing in request.objects if _is_new(thing, boxes)]
         room = MAX_LABELS - len(tracker)
-        self._say_how_many(len(tracker) + len(new), MAX_LABELS)
+        self._say_how_many(len(tracker) + len(new))
         if not new or not room:
             return masks
         places, added = segmenter.begin(
@@ -179,10 +179,11 @@ class Sequence:
         )
         return _with(masks, added, [new[k] for k in places])
 
-    def _say_how_many(self, count: int, most: int) -> None:
-        if count > most:
+    def _say_how_many(self, count: int) -> None:
+        if count > MAX_LABELS:
             self._warn(
-                f"At most {most} objects are followed: of more those with the highest predicted IoU, and the others are not."
+                f"At most {MAX_LABELS} objects are followed: of more those with the highest predicted IoU, and the others are "
+                "not."
             )
 
 
