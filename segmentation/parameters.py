@@ -243,13 +243,6 @@ class Parameters(BaseModel):
         "Ask the model for three candidate masks instead of one: for a prompt as outputs 1 to 3, in automatic mode of "
         "every grid point. One point is often ambiguous (a button, the shirt, the person).",
     )
-    track: bool = _declare(
-        False,
-        PROMPT,
-        "Follow through a video",
-        "Each run is the next frame of a video: what is pointed at in the first one, or found there, is followed through the "
-        "others. multimask_output is ignored then.",
-    )
     mask_id: Annotated[str, _one_of(MASK_IDS), BeforeValidator(_lower_text)] = _declare(
         "all",
         PROMPT,
@@ -265,6 +258,13 @@ class Parameters(BaseModel):
         "Segment while drawing",
         "While one draws, each stroke segments at once, with the values applied last; from the first run on, which loads the "
         "model.",
+    )
+    track: bool = _declare(
+        False,
+        PROMPT,
+        "Follow through a video",
+        "Each run is the next frame of a video: what is pointed at in the first one, or found there, is followed through the "
+        "others. multimask_output is ignored then.",
     )
     points_per_side: Annotated[int | None, BeforeValidator(_none_from_text)] = _declare(
         32,
