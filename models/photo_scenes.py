@@ -6,6 +6,7 @@
 import functools
 import math
 import random
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -102,6 +103,65 @@ def lit(r: random.Random, colours: FloatImage, alpha: Alpha, around: FloatImage)
     return colours
 
 
+@dataclass(frozen=True)
+class Pose:
+    """Where an object is drawn: its centre and width in pixels, turned by `angle` degrees, its height times `squeeze`."""
+
+    x: float
+    y: float
+    side: float
+    angle: float = 0.0
+    squeeze: float = 1.0
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """How much darker a shadow makes the ground, 0 to 1, how far in pixels it falls, which way, and how blurred it is."""
+
+    dark: float
+    reach: float
+    sun: tuple[float, float]
+    blur: float
+
+
+def window(size: int, pose: Pose, margin: float = 0.0) -> tuple[slice, slice] | None:
+    """Rows and columns of a picture of `size` px that an object can touch, or None if there are none."""
+    half = pose.side * 0.71 + margin + 1
+    edges = (pose.x - half, pose.y - half, pose.x + half + 1, pose.y + half + 1)
+    x0, y0, x1, y1 = (int(np.clip(edge, 0, size)) for edge in edges)
+    return (slice(y0, y1), slice(x0, x1)) if x1 > x0 and y1 > y0 else None
+
+
+def paste(
+    canvas: FloatImage,
+    top: npt.NDArray[np.int16],
+    number: int,
+    colours: FloatImage,
+    alpha: Alpha,
+    pose: Pose,
+    shadow: Shadow | None = None,
+) -> None:
+    """Draw an object, colours (n, n, 3) and alpha (n, n), on the canvas, and its number on `top`, in place."""
+    n = len(alpha)
+    where = window(len(canvas), pose, 2 * shadow.reach if shadow else 0.0)
+    if where is None:
+        return
+    region = canvas[where]
+    shape = region.shape[1::-1]
+    matrix = cv2.getRotationMatrix2D((n / 2, n / 2), pose.angle, pose.side / n)
+    matrix[:, :2] = matrix[:, :2] @ np.diag([1, pose.squeeze])
+    matrix[:, 2] = np.array([pose.x - where[1].start, pose.y - where[0].start]) - matrix[:, :2] @ [n / 2, n / 2]
+    a = cv2.warpAffine(np.ascontiguousarray(alpha), matrix, shape, flags=cv2.INTER_LINEAR).astype(np.float32) / 255
+    colours = np.ascontiguousarray(colours, np.float32)
+    colours = cv2.warpAffine(colours, matrix, shape, borderMode=cv2.BORDER_REPLICATE)
+    if shadow:
+        move = np.float32([[1, 0, shadow.sun[0] * shadow.reach], [0, 1, shadow.sun[1] * shadow.reach]])
+        cast = cv2.GaussianBlur(cv2.warpAffine(a, move, shape), (0, 0), shadow.blur)
+        region *= 1 - shadow.dark * cast[..., None]
+    region += (colours - region) * a[..., None]
+    top[where][a > 0.5] = number
+
+
 def place(
     r: random.Random,
     canvas: FloatImage,
@@ -113,33 +173,20 @@ def place(
     sun: tuple[float, float],
 ) -> None:
     """Draw an object `side` px wide somewhere on the canvas, with its shadow, and its number on `top`, in place."""
-    size, n = len(canvas), len(alpha)
+    size = len(canvas)
     angle = r.gauss(0, 8) if r.random() < 0.65 else r.uniform(0, 360)
     squeeze = r.uniform(0.5, 1) if r.random() < 0.15 else 1.0
-    cx, cy = r.uniform(0.06, 0.94) * size, r.uniform(0.06, 0.94) * size
+    pose = Pose(r.uniform(0.06, 0.94) * size, r.uniform(0.06, 0.94) * size, side, angle, squeeze)
     dark = r.uniform(0.15, 0.6) if r.random() < 0.45 else 0.0
     reach = side * r.uniform(0.02, 0.14) if dark else 0.0
-    half = side * 0.71 + 2 * reach + 1
-    x0, y0, x1, y1 = (int(np.clip(v, 0, size)) for v in (cx - half, cy - half, cx + half + 1, cy + half + 1))
-    if x1 <= x0 or y1 <= y0:
+    where = window(size, pose, 2 * reach)
+    if where is None:
         return
-    region = canvas[y0:y1, x0:x1]
-    colours = lit(r, colours, alpha, region.mean((0, 1)))
+    colours = lit(r, colours, alpha, canvas[where].mean((0, 1)))
     if r.random() < 0.5:
         colours, alpha = colours[:, ::-1], alpha[:, ::-1]
-    matrix = cv2.getRotationMatrix2D((n / 2, n / 2), angle, side / n)
-    matrix[:, :2] = matrix[:, :2] @ np.diag([1, squeeze])
-    matrix[:, 2] = np.array([cx - x0, cy - y0]) - matrix[:, :2] @ [n / 2, n / 2]
-    alpha = np.ascontiguousarray(alpha)
-    a = cv2.warpAffine(alpha, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR).astype(np.float32) / 255
-    colours = np.ascontiguousarray(colours, np.float32)
-    colours = cv2.warpAffine(colours, matrix, (x1 - x0, y1 - y0), borderMode=cv2.BORDER_REPLICATE)
-    if dark:
-        move = np.float32([[1, 0, sun[0] * reach], [0, 1, sun[1] * reach]])
-        cast = cv2.GaussianBlur(cv2.warpAffine(a, move, a.shape[::-1]), (0, 0), max(1.0, reach * r.uniform(0.2, 0.7)))
-        region *= 1 - dark * cast[..., None]
-    region += (colours - region) * a[..., None]
-    top[y0:y1, x0:x1][a > 0.5] = number
+    shadow = Shadow(dark, reach, sun, max(1.0, reach * r.uniform(0.2, 0.7))) if dark else None
+    paste(canvas, top, number, colours, alpha, pose, shadow)
 
 
 def visible_masks(top: npt.NDArray[np.int16], least: float) -> npt.NDArray[np.bool_]:

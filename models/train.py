@@ -2,20 +2,13 @@
 
     python train.py objects
 
-STAGES names the stages with their settings; any can be changed on the command line. A stage lives in the cache
-folder: `NAME.pt` is the moving average of the weights, `NAME.ckpt` everything needed to go on and `NAME.log` the
-log. The same call goes on where it stopped, after a kill as well, on the same schedule; a finished stage goes on
-with a larger --minutes. While a file named PAUSE lies in the cache folder, training sleeps.
-
-The learning rate warms up over 100 steps and then falls along a cosine of the time trained.
+STAGES names the stages with their settings; any can be changed on the command line. `hogwild.py` says how a stage is
+kept, paused and resumed.
 """
 
 import argparse
-import logging
 import math
-import os
 import random
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +19,7 @@ import numpy.typing as npt
 import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-from data import CACHE
+from hogwild import add_arguments, load_state, prepare_worker, stage_file, train
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from photo_scenes import crowd_pool, photo_scene
@@ -39,10 +32,6 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 MASK_STRIDE = 4  # the decoder's masks are a quarter of the picture a side
 STRIDES = (4, 8, 16)
 NEAR_BORDER = 5  # cells a side of the neighbourhood in which a border counts as near
-WARM_UP_STEPS = 100
-PAUSE = CACHE / "PAUSE"
-SAVE_EVERY_S = 60
-LOG_EVERY_STEPS = 50
 FIGURES = (
     "IoU point",
     "IoU box and points",
@@ -71,7 +60,6 @@ STAGES: dict[str, dict[str, Any]] = {
         "keep": 0.99,
     },
 }  # fmt: skip
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -364,98 +352,17 @@ def total_loss(
     return loss, figures
 
 
-def learning_rate(args: argparse.Namespace, step: int, done: float) -> float:
-    """Learning rate of a step since the start of the process, when a share `done` of the stage is over."""
-    cosine = 0.5 * (1 + math.cos(math.pi * done))
-    return args.lr * min(1, (step + 1) / WARM_UP_STEPS) * (cosine * (1 - args.last_lr) + args.last_lr)
-
-
-def save(content: dict, path: Path) -> None:
-    """torch.save, atomically."""
-    partial = path.with_name(path.name + ".part")
-    torch.save(content, partial)
-    os.replace(partial, path)
-
-
-def wait_while_paused() -> float:
-    """Sleep while the file PAUSE exists; return the seconds slept."""
-    start = time.time()
-    while PAUSE.exists():
-        time.sleep(2)
-    return time.time() - start
-
-
-def prepare_worker(rank: int, args: argparse.Namespace) -> None:
-    """One thread, the lowest priority, and from worker 0 a log."""
-    os.nice(19 - os.nice(0))
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    torch.manual_seed(args.seed + rank)
-    if rank == 0:
-        handlers = [logging.FileHandler(CACHE / f"{args.stage}.log"), logging.StreamHandler()]
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
-
-
 def work(rank: int, args: argparse.Namespace, model: nn.Module, dense: Dense, state: dict, counts: Tensor) -> None:
-    """Compose a scene and step until the time is up; worker 0 also keeps the moving average, logs, saves.
-
-    counts: (workers,) steps made by each worker, shared.
-    """
+    """Compose a scene and step until the time is up."""
     prepare_worker(rank, args)
     if args.compile:
         model.image_encoder.forward = torch.compile(model.image_encoder.forward)
+
+    def step_loss(seed: int) -> tuple[Tensor, Tensor]:
+        return total_loss(model, dense, make_example(seed, args), args, random.Random(seed))
+
     parameters = trained_parameters(model, dense, args.only_iou)
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
-    if state:
-        optimizer.load_state_dict(state["optimizer"])
-    before, seconds = state.get("elapsed", 0.0), args.minutes * 60
-    seed = int(time.time()) * 1000 + rank * 10**12  # a resumed run goes on with new scenes
-    live = model.state_dict()
-    mean = state.get("mean") or {name: value.clone() for name, value in live.items()}
-    floats = [name for name, value in mean.items() if value.is_floating_point()]
-    recent: list[Tensor] = []
-    start = saved = time.time()
-    step = 0
-
-    def write() -> None:
-        weights = {"model": mean, "dense": dense.state_dict()}
-        save(weights, stage_file(args.stage))
-        everything = {"live": live, "counts": counts.clone(), "optimizer": optimizer.state_dict(), "elapsed": elapsed}
-        save({"mean": mean, "dense": dense.state_dict()} | everything, stage_file(args.stage, ".ckpt"))
-
-    while (elapsed := before + time.time() - start) < seconds:
-        start += wait_while_paused()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(args, step, elapsed / seconds)
-        seed += 1
-        loss, figures = total_loss(model, dense, make_example(seed, args), args, random.Random(seed))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 3.0, foreach=True)
-        optimizer.step()
-        step += 1
-        counts[rank] += 1
-        if rank:
-            continue
-        recent.append(figures)
-        keep = min(args.keep, (counts[0].item() + 1) / (counts[0].item() + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_([mean[name] for name in floats], [live[name] for name in floats], 1 - keep)
-        if step % LOG_EVERY_STEPS == 0:
-            values = torch.stack(recent).nanmean(0).tolist()
-            recent.clear()
-            listed = ", ".join(f"{name} {value:.3f}" for name, value in zip(FIGURES, values, strict=True))
-            logger.info("%d steps, %.1f of %g min: %s", counts.sum(), elapsed / 60, args.minutes, listed)
-        if time.time() - saved > SAVE_EVERY_S:
-            saved = time.time()
-            write()
-    if rank == 0:
-        write()
-
-
-def stage_file(stage: str, ending: str = ".pt") -> Path:
-    """Where a stage keeps its weights, or with another ending its checkpoint or log."""
-    return CACHE / (stage + ending)
+    train(rank, args, model, dense, parameters, step_loss, FIGURES, state, counts)
 
 
 def parse() -> argparse.Namespace:
@@ -465,10 +372,8 @@ def parse() -> argparse.Namespace:
     add("stage", choices=STAGES)
     add("--init", help="weights to start from, a file or a stage's name; empty: from nothing")
     add("--scaled", type=float, default=1.0, help="what the logits of --init were multiplied with, to be undone")
+    add_arguments(p)
     add("--size", type=int, default=512, help="pictures of this many pixels a side, a multiple of 32")
-    add("--minutes", type=float, help="length of the stage, pauses not counted")
-    add("--lr", type=float, help="highest learning rate")
-    add("--workers", type=int, default=2, help="processes of one thread each")
     add("--prompts", type=int, default=6, help="prompts of each group per picture")
     add("--photographs", type=float, default=0.6, help="share of scenes over photographs")
     add("--easy", type=float, default=0.0, help="share of easy scenes among the others")
@@ -487,10 +392,7 @@ def parse() -> argparse.Namespace:
     add("--border", type=float, default=0.0, help="weight that cells near a border have in addition")
     add("--box-weight", type=float, default=1.3, help="weight of the one-mask output beside the three-mask output")
     add("--refine", type=float, default=0.15, help="share of steps with a mask as prompt")
-    add("--keep", type=float, default=0.998, help="decay of the moving average of the weights per step")
-    add("--last-lr", type=float, default=0.01, help="learning rate at the end, as a share of --lr")
     add("--compile", action="store_true", help="torch.compile the image encoder (needs a C++ compiler)")
-    add("--seed", type=int, default=0)
     p.set_defaults(**STAGES[p.parse_args().stage])
     return p.parse_args()
 
@@ -500,19 +402,15 @@ def main() -> None:
     args = parse()
     torch.manual_seed(args.seed)
     model, dense = build(args.size).train(), Dense()
-    counts, state = torch.zeros(args.workers), {}
-    if stage_file(args.stage, ".ckpt").exists():
-        state = torch.load(stage_file(args.stage, ".ckpt"), weights_only=True)
-        model.load_state_dict(state["live"])
-        dense.load_state_dict(state["dense"])
-        counts = state["counts"]
-    elif args.init:
+    state = load_state(args, model, dense)
+    counts = state.get("counts", torch.zeros(args.workers))
+    if not state and args.init:
         given = torch.load(stage_file(args.init) if args.init in STAGES else args.init, weights_only=True)
         model.load_state_dict({name: value.float() for name, value in given["model"].items()})
         scale_logits(model, 1 / args.scaled)
         if "dense" in given:
             dense.load_state_dict(given["dense"])
-    else:
+    elif not state:
         start_from_nothing(model)
     model.share_memory()
     dense.share_memory()
