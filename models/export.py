@@ -3,7 +3,9 @@
     python export.py                      # the stage "scores" of the cache folder, into this folder
     python export.py STAGE.pt WEIGHTS.pt
 
-The logits are multiplied by train.py's LOGIT_SCALE.
+    python export.py FOLLOW.pt --times 1  # after train_videos.py, which goes on from exported weights
+
+The logits are multiplied by train.py's LOGIT_SCALE, unless --times says otherwise.
 """
 
 import argparse
@@ -12,7 +14,8 @@ import os
 from pathlib import Path
 
 import torch
-from train import HERE, LOGIT_SCALE, build, save, scale_logits, stage_file
+from hogwild import save, stage_file
+from train import HERE, LOGIT_SCALE, build, scale_logits
 
 MAX_BYTES = 10_000_000
 IMAGE_SIZE = 512
@@ -23,10 +26,11 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("stage", type=Path, nargs="?", default=stage_file("scores"), help="weights of a stage of train.py")
     p.add_argument("weights", type=Path, nargs="?", default=HERE / "sam2_hiera_nano.pt", help="file to write")
+    p.add_argument("--times", type=float, default=LOGIT_SCALE, help="what the logits are multiplied with")
     args = p.parse_args()
     model = build(IMAGE_SIZE)
     model.load_state_dict(torch.load(args.stage, map_location="cpu", weights_only=True)["model"])
-    scale_logits(model, LOGIT_SCALE)
+    scale_logits(model, args.times)
     candidate = args.weights.with_name(args.weights.name + ".new")
     save({"model": {name: value.half() for name, value in model.state_dict().items()}}, candidate)
     written = torch.load(candidate, weights_only=True)["model"]
