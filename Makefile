@@ -21,6 +21,7 @@ TORCH_CACHE := $(or $(TORCH_HOME),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torch)
 IMAGE  ?=
 POINT  ?=
 BOX    ?=
+TRACK  ?=
 
 # Nothing that runs below leaves a cache in the checkout.
 export PYTHONPYCACHEPREFIX := $(WORK)/pycache
@@ -33,7 +34,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup demo test test-slow test-install bench package lint format pictures notebook clean
 
 help:
-	@echo "make demo       segment sample pictures, or IMAGE=photo.jpg POINT=x,y BOX=x,y,x,y, with MODEL=$(MODEL); writes to OUT=$(OUT)"
+	@echo "make demo       segment sample pictures and follow through a clip, or IMAGE=photo.jpg or TRACK=video.mp4, POINT=x,y BOX=x,y,x,y, with MODEL=$(MODEL); writes to OUT=$(OUT)"
 	@echo "make test       lint and all tests"
 	@echo "make test-slow  the tests that take minutes or gigabytes"
 	@echo "make test-install  install from a hub with Ikomia's own installer, in new environments"
@@ -74,7 +75,7 @@ $(QT5)/ready $(QT6)/ready $(READERS)/ready: $(READY)
 
 demo: $(READY)
 	@TORCH_HOME="$(TORCH_CACHE)" HOME=$(WORK)/home $(VENV)/bin/python tests/tools/demo.py --out "$(OUT)" --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)") \
-		$(if $(POINT),--point "$(POINT)") $(if $(BOX),--box "$(BOX)")
+		$(if $(TRACK),--track "$(TRACK)") $(if $(POINT),--point "$(POINT)") $(if $(BOX),--box "$(BOX)")
 
 # Several processes with one thread each: in half the time of one process with several.
 test: lint $(QT5)/ready $(QT6)/ready

@@ -48,6 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
+@pytest.fixture
+def tools(monkeypatch) -> None:
+    """The programs of tests/tools can be imported, as they import one another."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "tools"))
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The root of the repository."""

@@ -30,12 +30,6 @@ def run_demo(checkout: Path, home: Path, *arguments: str, **environment: str) ->
     )
 
 
-@pytest.fixture
-def tools(monkeypatch) -> None:
-    """The programs of tests/tools can be imported, as they import one another."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
-
-
 def git_status(checkout: Path) -> str:
     """What git sees in the checkout, caches and other ignored files too; nothing where it is no clone."""
     command = ["git", "--no-optional-locks", "status", "--porcelain", "--ignored", "--untracked-files=all"]
@@ -204,12 +198,66 @@ def test_a_picture_of_ones_own_is_segmented(tmp_path, checkout, astronaut):
     assert summary["runs"][2]["parameters"]["input_point"] == ""
 
 
+def test_a_video_of_ones_own_is_followed(tmp_path, checkout):
+    from tools.video import frames_of, moving_window, write_video
+
+    out = tmp_path / "out"
+    video = write_video(tmp_path / "holiday.avi", moving_window(9))
+    where = ("--track", str(video), "--box", "70,20,190,130")
+    process = run_demo(checkout, tmp_path / "home", "--out", str(out), *where)
+    assert process.returncode == 0, process.stderr
+    (line,) = [line for line in process.stdout.splitlines() if "follow" in line and "frames" in line]
+    assert line.startswith("holiday")
+    assert "1 in 9 frames" in line
+    files = {"clip_followed.mp4", "clip_followed_coco.json"}
+    assert {path.name for path in out.iterdir()} == {"overview.png", "summary.json", *files}
+    followed = frames_of(out / "clip_followed.mp4")
+    assert len(followed) == 9
+    assert (
+        np.abs(followed[0].astype(int) - frames_of(video)[0]).max(axis=2)[30:120, 80:180] > 40
+    ).mean() > 0.2  # the mask
+    coco = json.loads((out / "clip_followed_coco.json").read_text())
+    assert len(coco["images"]) == 9
+    assert {annotation["track_id"] for annotation in coco["annotations"]} == {0}
+    (run,) = json.loads((out / "summary.json").read_text())["runs"]
+    assert set(run["files"]) == files
+
+
+def test_a_video_that_is_none_leaves_the_results_of_before(tmp_path, checkout):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "before.png").write_text("of an earlier demo")
+    (out / "summary.json").write_text('{"runs": [{"files": ["before.png"]}]}')
+    (tmp_path / "text.mp4").write_text("no video")
+    process = run_demo(checkout, tmp_path / "home", "--out", str(out), "--track", str(tmp_path / "text.mp4"))
+    assert process.returncode == 1
+    assert "text.mp4 is not a video that OpenCV can read" in process.stderr
+    assert (out / "before.png").exists()
+
+
+@pytest.mark.usefixtures("tools")
+def test_the_clip_of_the_demo_shows_what_its_prompt_points_at(tmp_path):
+    import clip
+    import demo
+    from tools.video import frames_of
+
+    made = demo.sample_clip(tmp_path)
+    frames = frames_of(made.path)
+    assert len(frames) == clip.FRAMES
+    first, truth = next(clip.frames())
+    assert np.abs(frames[0].astype(int) - first).mean() < 4  # but for the compression
+    for box, label in zip(made.prompt.boxes, (1, 3), strict=True):
+        ys, xs = np.nonzero(truth == label)
+        np.testing.assert_allclose(box, (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1), atol=3)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--image", "photo.jpg", "--point", "1;2"], "'1;2' is not accepted; accepted is x,y, in pixels"),
         (["--image", "photo.jpg", "--box", "1,2"], "'1,2' is not accepted; accepted is x,y,x,y, in pixels"),
-        (["--point", "1,2"], "--point and --box lie in a picture of your own"),
+        (["--point", "1,2"], "--point and --box lie in a picture or video of your own"),
+        (["--image", "photo.jpg", "--track", "video.mp4"], "--image and --track are one or the other"),
     ],
 )
 @pytest.mark.usefixtures("tools")

@@ -1,11 +1,12 @@
-"""What `make demo` runs: four Ikomia workflows on sample pictures, or on one's own, and their results as files.
+"""What `make demo` runs: Ikomia workflows on sample pictures and a clip, or on one's own, and their results as files.
 
-demo.py --out FOLDER --model sam2_hiera_nano [--image photo.jpg [--point 120,80] [--box 20,30,200,180]]
+demo.py --out FOLDER --model sam2_hiera_nano [--image photo.jpg | --track video.mp4] [--point 120,80] [--box 20,30,200,180]
 
 1. automatic: everything in the picture;
 2. point: one point, for which the model proposes three masks;
 3. box_and_points: one box with a point on the object and one beside it;
-4. detector: a task in front finds things and names them, and the plugin makes a mask of that name of each.
+4. detector: a task in front finds things and names them, and the plugin makes a mask of that name of each;
+5. follow: what is marked in the first frame of a video is followed through the others.
 
 The checkout is registered in the Ikomia home of HOME, which `make demo` sets to a folder of its own.
 """
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 from drawing import RGB, Colour, Named, Tile, contact_sheet, with_names, with_prompt
 from PIL import Image, ImageOps
-from samples import AUTOMATIC, ROOT, Box, DemoError, Prompt, Sample, own_sample, photo_sample, scene_sample
+from samples import AUTOMATIC, ROOT, Box, DemoError, Point, Prompt, Sample, own_sample, photo_sample, scene_sample
 
 NAME = "infer_segment_anything_2"
 
@@ -276,15 +277,8 @@ def forget_results(out: Path) -> None:
         (out / Path(file).name).unlink(missing_ok=True)
 
 
-def demo(out: Path, model: str, own: Sample | None, photo: bool) -> str:
-    """Run the four workflows, write their results to `out` and return a table of them."""
-    out.mkdir(parents=True, exist_ok=True)
-    forget_results(out)
-    if own is not None:
-        samples = [own]
-    else:
-        samples = [scene_sample(), photo_sample(out)] if photo else [scene_sample()]
-
+def demo(out: Path, model: str, samples: Sequence[Sample], clip: Clip | None) -> str:
+    """Run the workflows on pictures and on a video, write their results to `out` and return a table of them."""
     start = time.perf_counter()
     workflows = make_workflows(model)
     load_seconds = time.perf_counter() - start
@@ -312,10 +306,53 @@ def demo(out: Path, model: str, own: Sample | None, photo: bool) -> str:
             )
             runs.append(run)
         sheet.append(sheet_row(sample, runs))
+    if clip is not None:
+        from following import follow
+
+        followed = follow(workflows["point"], clip.path, clip.prompt, out, width=320)
+        found = f"{followed.objects} in {followed.frames} frames"
+        rows.append((clip.path.stem, "follow", found, "", f"{followed.seconds:.1f}"))
+        summary.append(
+            {"name": "clip_follow", "seconds": round(followed.seconds, 3), "files": followed.files + clip.files}
+        )
+        sheet.append([Tile(picture, text) for text, picture in followed.strip])
     contact_sheet(sheet, text_size=17).save(out / "overview.png")
     report: dict[str, Any] = {"model": model, "load_seconds": round(load_seconds, 3), "runs": summary}
     (out / "summary.json").write_text(json.dumps(report, indent=1) + "\n")
     return f"{table(rows)}\n\n{model} was loaded in {load_seconds:.1f} s."
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video, what to follow in it, and the files that were written for it."""
+
+    path: Path
+    prompt: Prompt
+    files: list[str] = field(default_factory=list)
+
+
+def sample_clip(out: Path) -> Clip:
+    """The clip that this project makes, written to `out`."""
+    import clip
+    from following import VideoFile
+
+    video = VideoFile(out / "clip.mp4", clip.FRAMES_PER_SECOND)
+    for frame, _ in clip.frames():
+        video.write(frame)
+    video.close()
+    return Clip(video.path, clip.prompt(), [video.path.name])
+
+
+def own_clip(path: Path, point: Point | None, box: Box | None) -> Clip:
+    """The user's video; without a point and a box the middle of its first frame is followed."""
+    from following import frames_of
+
+    frame = next(frames_of(path), None)
+    if frame is None:
+        raise DemoError(f"{path} has no frame.")
+    middle = None if box else (frame.shape[1] // 2, frame.shape[0] // 2)
+    points = [point or middle] if point or middle else []
+    return Clip(path, Prompt(points=points, labels=[1] * len(points), boxes=[box] if box else []))
 
 
 def path_of_user(text: str) -> Path:
@@ -341,16 +378,30 @@ def pixels(count: int) -> Callable[[str], tuple[float, ...]]:
     return parse
 
 
-def what_next(model: str, own: Sample | None) -> str:
+def what_next(model: str, samples: bool) -> str:
     """What somebody who has seen the results may want to do."""
     lines = []
     if model == "sam2_hiera_nano":
         lines.append(
             "These masks are those of a trial model of 8 MB. A real one: make demo MODEL=sam2.1_hiera_small (184 MB)."
         )
-    if own is None:
+    if samples:
         lines.append("A picture of yours: make demo IMAGE=photo.jpg POINT=120,80 BOX=20,30,200,180")
+        lines.append("A video of yours: make demo TRACK=video.mp4 BOX=20,30,200,180")
     return "\n".join(lines)
+
+
+def samples_of(args: argparse.Namespace, out: Path) -> tuple[list[Sample], Clip | None]:
+    """The pictures and the video to run on: the user's picture, or video, or the samples, which are written to `out`."""
+    own = own_sample(args.image, args.point, args.box) if args.image else None
+    video = own_clip(args.track, args.point, args.box) if args.track else None
+    out.mkdir(parents=True, exist_ok=True)  # now that nothing is missing
+    forget_results(out)
+    if own is not None or video is not None:
+        return [own] if own is not None else [], video
+    if args.no_photo:
+        return [scene_sample()], None
+    return [scene_sample(), photo_sample(out)], sample_clip(out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -366,20 +417,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image", type=path_of_user, help="a picture of your own instead of the samples")
     parser.add_argument("--point", type=pixels(2), metavar="X,Y", help="a point on something in that picture")
     parser.add_argument("--box", type=pixels(4), metavar="X0,Y0,X1,Y1", help="a box around something in it")
+    parser.add_argument(
+        "--track", type=path_of_user, help="a video of your own instead: a point or a box in its first frame"
+    )
     parser.add_argument("--no-photo", action="store_true", help="of the samples only the scene")
     parser.add_argument("--home", type=Path, help="folder in which Ikomia keeps its files (default: HOME)")
     args = parser.parse_args(arguments)
-    if args.image is None and (args.point or args.box):
-        parser.error("--point and --box lie in a picture of your own: --image (IMAGE= of make demo)")
+    if args.image is None and args.track is None and (args.point or args.box):
+        parser.error(
+            "--point and --box lie in a picture or video of your own: --image or --track (IMAGE=, TRACK= of make demo)"
+        )
+    if args.image and args.track:
+        parser.error("--image and --track are one or the other (IMAGE=, TRACK= of make demo)")
     out = args.out.absolute()
     try:
         prepare_home(args.home)
-        own = own_sample(args.image, args.point, args.box) if args.image else None
-        print(demo(out, args.model, own, not args.no_photo))
+        print(demo(out, args.model, *samples_of(args, out)))
     except (DemoError, RuntimeError, ValueError, OSError) as error:
         print(f"The demo stopped: {readable(error)}", file=sys.stderr)
         return 1
-    print(f"Everything is in {out}\nLook at {out / 'overview.png'} first.\n{what_next(args.model, own)}".rstrip())
+    print(f"Everything is in {out}\nLook at {out / 'overview.png'} first.")
+    print(what_next(args.model, args.image is None and args.track is None))
     return 0
 
 

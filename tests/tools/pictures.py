@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from demo import Result, SegmentingWorkflow, prepare_home
+from demo import Result, SegmentingWorkflow, prepare_home, sample_clip
 from drawing import GREEN, INK, RGB, WHITE, Tile, contact_sheet, font, with_names, with_prompt
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from samples import (
@@ -234,6 +234,15 @@ class Painter:
         sheet.paste(panel, (picture.width, 0))
         return sheet
 
+    def video(self) -> Image.Image:
+        """Two things that are followed through the demo's clip."""
+        from following import follow
+
+        with tempfile.TemporaryDirectory() as folder:
+            clip = sample_clip(Path(folder))
+            followed = follow(self.workflow, clip.path, clip.prompt, Path(folder), width=THREE)
+        return row(*(Tile(picture, text) for text, picture in followed.strip[::2]))
+
     def automatic(self) -> Image.Image:
         """A photograph and everything in it."""
         with tempfile.TemporaryDirectory() as folder:
@@ -311,7 +320,8 @@ def main() -> int:
             painter.studio,
         ):
             save(draw(), f"{draw.__name__}.png")
-        save(painter.automatic(), "automatic.jpg")  # a photograph
+        for draw in (painter.automatic, painter.video):  # photographs
+            save(draw(), f"{draw.__name__}.jpg")
     except DemoError as error:
         print(error, file=sys.stderr)
         return 1
