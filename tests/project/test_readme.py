@@ -505,7 +505,7 @@ def an_array_without_pixels(given) -> str:
     return raised(given.workflow.run)
 
 
-@real("Invalid input for task …")
+@real("Invalid input for task … (Code 6)")
 def no_image(given) -> str:
     return raised(given.workflow.run)
 
