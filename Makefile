@@ -45,7 +45,8 @@ help:
 	@echo "make format     sort imports and format the code"
 	@echo "make clean      remove what the other commands installed and wrote: $(WORK)"
 
-setup: $(READY)
+# All that `make test` needs.
+setup: $(READY) $(QT5)/ready $(QT6)/ready
 
 # Without build isolation, as Ikomia's hub installs a plugin: with it, pip would download a second torch to build sam2.
 $(READY): requirements.txt tests/requirements.txt
@@ -77,8 +78,10 @@ demo: $(READY)
 	@TORCH_HOME="$(TORCH_CACHE)" HOME=$(WORK)/home $(VENV)/bin/python tests/tools/demo.py --out "$(OUT)" --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)") \
 		$(if $(TRACK),--track "$(TRACK)") $(if $(POINT),--point "$(POINT)") $(if $(BOX),--box "$(BOX)")
 
-# Several processes with one thread each: in half the time of one process with several.
-test: lint $(QT5)/ready $(QT6)/ready
+# Several processes with one thread each: in half the time of one process with several. Linting and pip, where there is something
+# to install, run beside one another.
+test: $(READY)
+	@$(MAKE) --no-print-directory -j3 lint $(QT5)/ready $(QT6)/ready
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	@echo "The panel and drawn prompts with ikomia 0.16.1 and PyQt6, and beside them with ikomia 0.15.1 and PyQt5:"
 	@OMP_NUM_THREADS=1 $(QT5)/bin/python -m pytest -m qt tests/workflow > $(WORK)/qt5.log 2>&1 & beside=$$!; \
@@ -87,6 +90,7 @@ test: lint $(QT5)/ready $(QT6)/ready
 
 test-slow: $(READY)
 	@$(VENV)/bin/python -m pytest -m slow
+	@FUZZ_EXAMPLES=4000 $(VENV)/bin/python -m pytest tests/hostile/test_fuzz.py
 
 # New environments with ikomia and torch alone, the latter by links to the one of $(VENV). Ikomia installs the rest.
 test-install: $(READY) $(READERS)/ready

@@ -236,9 +236,11 @@ class InferSegmentAnything2Factory(dataprocess.CTaskFactory):
         dataprocess.CTaskFactory.__init__(self)
         info = self.info
         info.name = "infer_segment_anything_2"
-        info.short_description = "Segment anything in an image with SAM 2: by points, boxes, or everything at once."
+        info.short_description = (
+            "Segment and follow anything with SAM 2: by clicks, the boxes of a detector, or all at once."
+        )
         info.path = "Plugins/Python/Segmentation"
-        info.version = "2.0.0"
+        info.version = "3.0.0"
         info.min_ikomia_version = "0.15.0"
         info.min_python_version = "3.10.0"
         info.icon_path = "images/icon.png"
@@ -255,9 +257,12 @@ class InferSegmentAnything2Factory(dataprocess.CTaskFactory):
         info.documentation_link = "https://ai.meta.com/sam2/"
         info.repository = "https://github.com/Ikomia-hub/infer_segment_anything_2"
         info.original_repository = "https://github.com/facebookresearch/sam2"
-        info.keywords = "SAM 2,segment anything,segmentation,mask,prompt,point,box,automatic,annotation,Hiera,PyTorch"
+        info.keywords = (
+            "SAM 2,SAM 2.1,Segment Anything,segmentation,instance segmentation,mask,prompt,point,box,interactive,"
+            "annotation,detector,video,tracking,automatic,COCO,YOLO,16-bit,microscopy,fine-tuned,Hiera,PyTorch"
+        )
         info.algo_type = core.AlgoType.INFER
-        info.algo_tasks = "SEMANTIC_SEGMENTATION"
+        info.algo_tasks = "SEMANTIC_SEGMENTATION,INSTANCE_SEGMENTATION,OBJECT_TRACKING"
         # Seen at the peak with sam2_hiera_large on 12 megapixels: 2.6 GB. No GPU is needed.
         info.hardware_config.min_cpu = 2
         info.hardware_config.min_ram = 4

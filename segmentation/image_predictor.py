@@ -176,7 +176,8 @@ class ImagePredictor:
     def _encode(self, image: npt.NDArray[np.uint8]) -> Embedding:
         self.encoded += 1
         # As torchvision's ToTensor, but float32 whatever torch's default is, and with one array of the image's size less.
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        # Torch warns of an array that cannot be written to.
+        pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
         pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
         features = self._feature_maps(self._prepare(pixels)[None].to(self.device))
         if self.model.directly_add_no_mem_embed:

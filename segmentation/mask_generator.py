@@ -23,6 +23,7 @@ from .image_predictor import ImagePredictor
 from .kept_searches import Candidates, KeptSearches, Search
 from .masks import RLE, Masks, decode, encode
 from .memory import BatchSize, in_batches
+from .messages import needs_opencv
 from .progress import Progress
 from .sam2_package import (
     MaskData,
@@ -50,12 +51,15 @@ class MaskGenerator:
 
     Raises:
         ValueError: settings that contradict one another.
+        ImportError: min_mask_region_area above 0 where OpenCV is not installed.
     """
 
     def __init__(
         self, predictor: ImagePredictor, settings: AutomaticSettings, kept: KeptSearches | None = None
     ) -> None:
         settings.check()
+        if settings.min_mask_region_area > 0:
+            _check_opencv(settings.min_mask_region_area)
         self._kept = KeptSearches() if kept is None else kept
         self.predictor = predictor
         self.settings = settings
@@ -191,3 +195,11 @@ class MaskGenerator:
         boxes = data["boxes"].float().to(self.predictor.device)
         same = torch.zeros_like(boxes[:, 0])
         return batched_nms(boxes, scores.to(boxes.device), same, iou_threshold=threshold).cpu()
+
+
+def _check_opencv(area: int) -> None:
+    """ImportError before the search, and not after it, where sam2 cannot remove small regions."""
+    try:
+        import cv2  # noqa: F401
+    except ImportError as error:
+        raise ImportError(needs_opencv("min_mask_region_area", area)) from error

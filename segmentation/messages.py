@@ -52,6 +52,11 @@ def not_accepted(name: str, value: Any, accepted: str) -> str:
     return f"{name}: {short(value)} is not accepted; accepted is {accepted}{array_hint(value)}."
 
 
+def needs_opencv(name: str, value: float) -> str:
+    """The sentence for a value that needs OpenCV where there is none."""
+    return f"{name}: {value:g} is not accepted without OpenCV (pip install opencv-python-headless); accepted is 0."
+
+
 def array_hint(value: Any) -> str:
     """What helps, as the end of a sentence, where a text is what str() makes of an array or a tensor; else empty."""
     is_array = isinstance(value, str) and _ARRAY.search(value[:1000])

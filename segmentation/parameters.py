@@ -256,8 +256,8 @@ class Parameters(BaseModel):
         True,
         PROMPT,
         "Segment while drawing",
-        "While one draws, each stroke segments at once, with the values applied last; from the first run on, which loads the "
-        "model.",
+        "While you draw, each stroke segments at once, with the values applied last. It begins after the first run, which "
+        "loads the model.",
     )
     track: bool = _declare(
         False,
@@ -296,7 +296,7 @@ class Parameters(BaseModel):
         0.8,
         AUTOMATIC,
         "Predicted IoU, at least",
-        "Masks whose quality the model itself predicts lower are dropped.",
+        "Masks that the model itself rates lower are dropped.",
         step=0.05,
     )
     stability_score_thresh: Fraction = _declare(

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from .messages import not_accepted
+from .messages import needs_opencv, not_accepted
 
 #: How far in pixels a simplified outline may run from the exact one.
 DEFAULT_TOLERANCE = 1.0
@@ -159,9 +159,7 @@ def _simplified(ring: Polygon, tolerance: float) -> Polygon:
     try:
         import cv2
     except ImportError as error:
-        raise ImportError(
-            f"tolerance: {tolerance:g} is not accepted without OpenCV (pip install opencv-python-headless); accepted is 0."
-        ) from error
+        raise ImportError(needs_opencv("tolerance", tolerance)) from error
     fewer = cv2.approxPolyDP(ring.astype(np.float32), tolerance, True).reshape(-1, 2).astype(np.float64)
     return fewer if len(fewer) >= 3 else ring
 

@@ -268,6 +268,7 @@ class Segmenter:
 
         Raises:
             ValueError: settings that contradict one another.
+            ImportError: min_mask_region_area above 0 where OpenCV is not installed.
         """
         image_hw = image.shape[:2]
         with self._running():

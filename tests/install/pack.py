@@ -40,7 +40,7 @@ def check_metadata(algo: Algo) -> None:
     assert info["ikomia_min_version"] == "0.15.0"
     assert info["python_min_version"] == "3.10.0"
     assert info["algo_type"] == "INFER"
-    assert info["algo_task"] == ["SEMANTIC_SEGMENTATION"]
+    assert info["algo_task"] == ["SEMANTIC_SEGMENTATION", "INSTANCE_SEGMENTATION", "OBJECT_TRACKING"]
     assert info["os"] == ["LINUX", "WINDOWS"]
     assert info["icon"].is_file()
     assert algo["license"] == "Apache-2.0"

@@ -17,25 +17,25 @@ from infer_segment_anything_2.segmentation.kept_searches import Candidates
 from infer_segment_anything_2.segmentation.memory import BatchSize
 from infer_segment_anything_2.segmentation.search import AutomaticSettings
 
-LOOSE = {"pred_iou_thresh": 0.3, "stability_score_thresh": 0.5, "points_per_side": 6}
+LOOSE = {"pred_iou_thresh": 0.3, "stability_score_thresh": 0.5, "points_per_side": 4}
 SETTINGS = {
     "one mask a point": LOOSE | {"use_m2m": False, "multimask_output": False},
     "three masks a point": LOOSE | {"use_m2m": False, "multimask_output": True},
     "refined": LOOSE | {"use_m2m": True, "multimask_output": False},
     "refined, three masks a point": LOOSE | {"use_m2m": True, "multimask_output": True},
-    "strict": LOOSE | {"pred_iou_thresh": 0.6, "stability_score_thresh": 0.8, "points_per_side": 9},
-    "no thresholds": LOOSE | {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "points_per_side": 5},
+    "strict": LOOSE | {"pred_iou_thresh": 0.6, "stability_score_thresh": 0.8, "points_per_side": 7},
+    "no thresholds": LOOSE | {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0},
     "stability offset": LOOSE | {"stability_score_offset": 0.3, "stability_score_thresh": 0.8},
     "a threshold that only the steadiest masks reach": LOOSE
     | {"stability_score_offset": 0.0, "stability_score_thresh": 1.0},
     "mask threshold": LOOSE | {"mask_threshold": 0.8},
     "few duplicates allowed": LOOSE | {"box_nms_thresh": 0.2, "multimask_output": False},
-    "points in batches of three": LOOSE | {"points_per_batch": 3, "points_per_side": 4},
-    "crops": LOOSE | {"crop_n_layers": 1, "points_per_side": 4, "multimask_output": False},
+    "points in batches of three": LOOSE | {"points_per_batch": 3},
+    "crops": LOOSE | {"crop_n_layers": 1, "points_per_side": 3, "multimask_output": False},
     "two layers of crops, fewer points in them": LOOSE
-    | {"crop_n_layers": 2, "crop_n_points_downscale_factor": 2, "crop_nms_thresh": 0.5, "points_per_side": 5},
+    | {"crop_n_layers": 2, "crop_n_points_downscale_factor": 2, "crop_nms_thresh": 0.5},
     "crops refined": LOOSE
-    | {"crop_n_layers": 1, "crop_overlap_ratio": 0.1, "use_m2m": True, "points_per_side": 4, "multimask_output": False},
+    | {"crop_n_layers": 1, "crop_overlap_ratio": 0.1, "use_m2m": True, "points_per_side": 3, "multimask_output": False},
     "own points": LOOSE
     | {
         "points_per_side": None,

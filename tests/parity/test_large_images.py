@@ -48,7 +48,7 @@ def megabytes(name):
 image = np.asarray(Image.fromarray(data.coffee()).resize(({WIDTH}, {HEIGHT})))
 workflow = Workflow()
 algo = workflow.add_task(name="infer_segment_anything_2", auto_connect=True)
-algo.set_parameters({{"model_name": "sam2_hiera_nano", "points_per_side": "5", "multimask_output": "True", "use_m2m": "False",
+algo.set_parameters({{"model_name": "sam2_hiera_nano", "points_per_side": "4", "multimask_output": "True", "use_m2m": "False",
                      "iou_thresh": "0.1", "stability_score_thresh": "0.3"}})
 workflow.run_on(array=np.ascontiguousarray(image[::10, ::10]))  # the model and libraries are loaded now
 open("/proc/self/clear_refs", "w").write("5")  # the peak is counted from here on: proc(5)

@@ -146,18 +146,6 @@ def test_a_picture_of_one_colour_has_no_areas(height_width):
     assert find_blobs(np.full((*height_width, 3), 90, np.uint8)) == []
 
 
-def test_a_picture_in_which_the_detector_finds_nothing_has_an_empty_result_and_the_demo_says_so(tmp_path, checkout):
-    plain = tmp_path / "plain.png"
-    Image.fromarray(np.full((120, 160, 3), 90, np.uint8)).save(plain)
-    process = run_demo(checkout, tmp_path / "home", "--out", str(tmp_path / "out"), "--image", str(plain))
-    assert process.returncode == 0, process.stderr
-    (line,) = [line for line in process.stdout.splitlines() if "detector" in line]
-    assert "nothing found" in line
-    assert "found nothing to segment" in process.stderr
-    assert not read(tmp_path / "out" / "plain_detector_labels.png").any()
-    assert json.loads((tmp_path / "out" / "plain_detector_coco.json").read_text())["annotations"] == []
-
-
 def test_the_demo_prints_each_result_with_its_score_and_where_the_files_are(scene_run):
     folder, process = scene_run[:2]
     for kind in RUNS:
@@ -177,22 +165,30 @@ def test_the_demo_leaves_the_checkout_as_it_was_and_writes_nowhere_else(scene_ru
     assert link.resolve() == checkout
 
 
-def test_a_picture_of_ones_own_is_segmented(tmp_path, checkout, astronaut):
-    photo, out = tmp_path / "holiday photo.jpg", tmp_path / "out"
-    Image.fromarray(astronaut[100:400]).save(photo)
+@pytest.fixture(scope="module")
+def own_run(tmp_path_factory, checkout):
+    """The demo on a picture of one's own, in which a detector finds nothing: the folder of its results and its process."""
+    folder = tmp_path_factory.mktemp("own")
+    photo, out = folder / "holiday photo.jpg", folder / "out"
+    Image.fromarray(np.full((300, 512, 3), 90, np.uint8)).save(photo)
     out.mkdir()
     (out / "before.png").write_text("of an earlier demo")
     (out / "mine.png").write_text("of the user")
     (out / "summary.json").write_text('{"runs": [{"files": ["before.png"]}]}')
     where = ("--point", "250,140", "--box", "20,30,200,180.5")
-    process = run_demo(checkout, tmp_path / "home", "--out", str(out), "--image", str(photo), *where)
+    process = run_demo(checkout, folder / "home", "--out", str(out), "--image", str(photo), *where)
     assert process.returncode == 0, process.stderr
+    return out, process
+
+
+def test_a_picture_of_ones_own_is_segmented(own_run):
+    out, process = own_run
     assert not (out / "before.png").exists()
     assert (out / "mine.png").exists()
     assert "make demo MODEL=sam2.1_hiera_small" in process.stdout
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    summary = json.loads((out / "summary.json").read_text())
     assert [run["name"] for run in summary["runs"]] == [f"holiday_photo_{kind}" for kind in RUNS]
-    assert read(tmp_path / "out" / "holiday_photo_point_mask_2_overlay.png").shape == (300, 512, 3)
+    assert read(out / "holiday_photo_point_mask_2_overlay.png").shape == (300, 512, 3)
     assert summary["runs"][1]["parameters"]["input_point"] == "[[250.0, 140.0]]"
     assert summary["runs"][2]["parameters"]["input_box"] == "[[20.0, 30.0, 200.0, 180.5]]"
     assert summary["runs"][2]["parameters"]["input_point"] == ""
@@ -249,6 +245,15 @@ def test_the_clip_of_the_demo_shows_what_its_prompt_points_at(tmp_path):
     for box, label in zip(made.prompt.boxes, (1, 3), strict=True):
         ys, xs = np.nonzero(truth == label)
         np.testing.assert_allclose(box, (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1), atol=3)
+
+
+def test_a_picture_in_which_the_detector_finds_nothing_has_an_empty_result_and_the_demo_says_so(own_run):
+    out, process = own_run
+    (line,) = [line for line in process.stdout.splitlines() if "detector" in line]
+    assert "nothing found" in line
+    assert "found nothing to segment" in process.stderr
+    assert not read(out / "holiday_photo_detector_labels.png").any()
+    assert json.loads((out / "holiday_photo_detector_coco.json").read_text())["annotations"] == []
 
 
 @pytest.mark.parametrize(

@@ -105,34 +105,28 @@ assert masks[0].shape == (64, 64)
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
 
 
-def test_a_workflow_runs_where_no_pyqt_can_be_imported(tmp_path):
+def test_a_task_is_added_without_torch_where_no_gpu_is_to_be_asked_about_and_runs_where_no_pyqt_can_be_imported(
+    tmp_path,
+):
     code = """
-import sys
+import os, sys
 for name in ("PyQt5", "PyQt6", "PySide2", "PySide6"):
     sys.modules[name] = None
-import numpy as np
 from ikomia.dataprocess.workflow import Workflow
 wf = Workflow()
 algo = wf.add_task(name="infer_segment_anything_2", auto_connect=True)
-algo.set_parameters({"model_name": "sam2_hiera_nano", "input_box": "[8, 8, 50, 50]"})
-wf.run_on(array=np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
-assert algo.get_output(1).get_mask().shape == (64, 64)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)  # HOME is the tests' own
-
-
-def test_a_task_is_added_without_torch_where_there_is_no_gpu_to_ask_it_about(tmp_path):
-    code = """
-import os, sys
-from ikomia.dataprocess.workflow import Workflow
-algo = Workflow().add_task(name="infer_segment_anything_2", auto_connect=True)
 assert algo.get_parameters()["cuda"] in ("True", "False")
 loaded = {"torch", "sam2", "hydra", "torchvision"} & set(sys.modules)
 import torch
 assert not loaded or torch.cuda.is_available(), loaded
 assert algo.get_parameters()["cuda"] == str(torch.cuda.is_available())
+
+import numpy as np
+algo.set_parameters({"model_name": "sam2_hiera_nano", "input_box": "[8, 8, 50, 50]"})
+wf.run_on(array=np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+assert algo.get_output(1).get_mask().shape == (64, 64)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)  # HOME is the tests' own
 
 
 def test_the_root_has_what_the_hub_expects():

@@ -121,6 +121,11 @@ def files(results: Path) -> dict[str, int]:
     return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
+def in_this_process(example, monkeypatch) -> None:
+    """A worker that works here, where a test is about what is given out and what is made of it: to start one takes seconds."""
+    monkeypatch.setattr(example, "run", lambda job, rows, *_: map(example.ImageSegmenter(job), rows))
+
+
 def test_a_folder_with_bad_images_is_segmented_and_only_what_is_missing_a_second_time(
     example, cluster, in_ikomia, tmp_path, monkeypatch, capsys
 ):
@@ -145,14 +150,14 @@ def test_a_folder_with_bad_images_is_segmented_and_only_what_is_missing_a_second
     assert set(before) == {f"{name}.json" for name in names}
     assert not (results / "attempts").exists()
 
-    # Mended, and two results lost. These workers find the plugin where Ray put what was sent.
+    # Mended, and two results lost.
+    in_this_process(example, monkeypatch)
     (images / "cut.png").write_bytes(whole)
     (images / "text.JPG").unlink()
     lost = {f"{name}.json" for name in names[1:3]}
     for name in lost:
         (results / "images" / name).unlink()
-    monkeypatch.setattr(example, "PLUGIN", tmp_path / "nowhere")
-    assert example.main([*command, *ONE_WORKER]) == 0
+    assert example.main(command) == 0
     assert "3 images segmented, 3 were before, 0 failed" in capsys.readouterr().out
     after = files(results)
     assert {name for name in after if after[name] != before.get(name)} == lost | {"cut.png.json"}
@@ -172,16 +177,16 @@ OUTSIDE, NO_AREA, PARTLY = [400, 20, 50, 50], [100, 100, 0, 60], [-20.5, 150, 90
 
 
 def detections_of(names: list[str]) -> dict:
-    """A COCO file of 200 boxes, ten in most of the images of 320x240, none in the first, and some of an image that is gone."""
+    """A COCO file of 120 boxes, ten in most of 12 images of 320x240, none in the first, and two of an image that is gone."""
     counts = dict(zip(names, [0, 20] + [10] * (len(names) - 2), strict=True)) | {"gone.png": 2}
     images = [{"id": 50 + k, "file_name": f"./{name}" if k == 4 else name} for k, name in enumerate(counts)]
     owners = [image["id"] for image, count in zip(images, counts.values(), strict=True) for _ in range(count)]
     rng = np.random.default_rng(0)
     rng.shuffle(owners)
-    boxes = np.hstack([rng.uniform(0, (250, 180), (202, 2)), rng.uniform(20, 60, (202, 2))]).round(1).tolist()
+    boxes = np.hstack([rng.uniform(0, (250, 180), (122, 2)), rng.uniform(20, 60, (122, 2))]).round(1).tolist()
     boxes[10], boxes[20], boxes[30] = OUTSIDE, NO_AREA, PARTLY
     annotations = [
-        {"id": 900 - k, "image_id": owner, "bbox": box, "category_id": CATEGORIES[k % 2]["id"], "score": k / 202}
+        {"id": 900 - k, "image_id": owner, "bbox": box, "category_id": CATEGORIES[k % 2]["id"], "score": k / 122}
         for k, (owner, box) in enumerate(zip(owners, boxes, strict=True))
     ]
     return {"images": images, "annotations": annotations, "categories": CATEGORIES}
@@ -215,8 +220,8 @@ def test_boxes_of_a_coco_file_become_masks_with_its_categories_interrupted_and_r
     example, cluster, workflow, algo, one_thread, tmp_path, monkeypatch, capsys
 ):
     images, results, file = tmp_path / "images", tmp_path / "results", tmp_path / "detections.json"
-    names = photographs(images, 21)
-    coco = detections_of(names[:20])  # it does not name the last
+    names = photographs(images, 13)
+    coco = detections_of(names[:12])  # it does not name the last
     file.write_text(json.dumps(coco))
     command = [*arguments(images, results, {}), "--boxes", str(file)]
 
@@ -234,13 +239,15 @@ def test_boxes_of_a_coco_file_become_masks_with_its_categories_interrupted_and_r
     assert 6 <= len(first) < len(names)
     assert not (results / "masks.json").exists()
 
-    assert example.main(command) == 0
+    # These workers find the plugin where Ray put what was sent.
+    monkeypatch.setattr(example, "PLUGIN", tmp_path / "nowhere")
+    assert example.main([*command, *ONE_WORKER]) == 0
     assert f"1 images that {file} names are not among those in {images}" in capsys.readouterr().out
     whole = files(results)
     assert first.items() <= whole.items()
     assert set(whole) == {f"{name}.json" for name in names}
     expected = typed_one_after_the_other(workflow, algo, images, names, coco)
-    assert len(expected["annotations"]) == 200
+    assert len(expected["annotations"]) == 120
     assert read(results / "masks.json") == expected
     assert read(results / "images" / f"{names[0]}.json")["annotations"] == []
     alone = read(results / "images" / f"{names[1]}.json")
@@ -369,7 +376,7 @@ def test_a_folder_without_images_is_refused(example, cluster, tmp_path, capsys):
     assert f"images: there are none in {tmp_path}; accepted are files that end with .bmp" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("broken", ["weights", "results"])
+@pytest.mark.parametrize("broken", ["weights", pytest.param("results", marks=pytest.mark.slow)])
 def test_what_no_worker_can_do_ends_the_run_with_its_reason(example, cluster, tmp_path, capfd, broken):
     photographs(tmp_path / "images", 1)
     results, weights = tmp_path / "results", tmp_path / "weights.pt"

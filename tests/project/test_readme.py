@@ -222,6 +222,7 @@ def test_the_prompts_of_the_text_are_those_of_its_pictures(algo, monkeypatch):
 
     from infer_segment_anything_2.segmentation.prompt_text import parse_boxes, parse_labels, parse_points
 
+    assert parse_points(re.search(r'"input_point": "(.*?)"', README)[1]).tolist() == [list(pictures.CLICK.points[0])]
     (point,) = re.findall(r'^    "input_point": "(.*)",\n    "multimask_output"', README, re.MULTILINE)
     texts = [{"input_point": point}]
     assert len(FRAGMENTS) == 3
@@ -504,7 +505,7 @@ def an_array_without_pixels(given) -> str:
     return raised(given.workflow.run)
 
 
-@real("Invalid input for task …")
+@real("Invalid input for task … (Code 6)")
 def no_image(given) -> str:
     return raised(given.workflow.run)
 

@@ -20,6 +20,7 @@ from drawing import GREEN, INK, RGB, WHITE, Tile, contact_sheet, font, with_name
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from samples import (
     AUTOMATIC,
+    PALETTE,
     POT,
     ROOT,
     SCENE,
@@ -31,6 +32,7 @@ from samples import (
     photo_sample,
     scene_objects,
 )
+from scipy import ndimage
 
 IMAGES = ROOT / "images"
 MODEL = "sam2_hiera_nano"
@@ -47,17 +49,21 @@ SCENE_SEED, SCENE_SIZE = 9440, 640
 #: Parts of objects with fewer pixels than this are left out of the label image: nobody would point at them.
 SCENE_SMALLEST = 2000
 
-#: The prompts of the README's pictures, which are those of its text: the pot; a shell; pot, palette
+#: The prompts of the README's pictures, which are those of its text: the taxi; soup or pot; a shell; pot, palette
 #: and taxi; of pot and palette in one box only the pot.
-POINT = Prompt(points=[(233, 286)])
+CLICK = Prompt(points=[(593, 431)])
+POINT = Prompt(points=[(222, 260)])
 ONE_POINT = Prompt(points=[(181, 620)], labels=[1])
 TWO_POINTS = Prompt(points=[(181, 620), (151, 629)], labels=[1, 0])
 BOXES = Prompt(boxes=[(101, 132, 343, 386), (293, 222, 545, 491), (526, 387, 630, 481)])
 BOX = Prompt(boxes=[(101, 132, 545, 491)])
 BOX_AND_POINTS = Prompt(points=[(197, 273), (320, 343)], labels=[1, 0], boxes=BOX.boxes)
 
-#: What is drawn in the picture of Studio: the pot, and the shell as another object, with a point beside it.
-DRAWN = Prompt(points=[*POINT.points, *TWO_POINTS.points], labels=[1, 1, 0])
+#: What a detector finds, and the numbers of these objects in the label image of the scene.
+NAMED = {"pot": POT, "palette": PALETTE, "taxi": 1, "ice cream": 8, "shell": 12, "pavilion": 9}
+
+#: What is drawn in the picture of Studio: the taxi, and the shell as another object, with a point beside it.
+DRAWN = Prompt(points=[*CLICK.points, *TWO_POINTS.points], labels=[1, 1, 0])
 DRAWN_CATEGORIES = ("Foreground", "object 2", "Background")
 
 #: Widths in pixels of the tiles of a picture that has two or three, and of its text. The README shows them at half that or
@@ -155,11 +161,16 @@ class Painter:
         return self.workflow.segment(SCENE, prompt, **parameters)
 
     def result(self) -> Image.Image:
-        """The picture at the top of the README."""
-        result = self.run(Prompt(), **AUTOMATIC[MODEL])
+        """The picture at the top of the README: a photograph of coins with boxes, and the mask in each."""
+        photo = coins()
+        boxes = Prompt(boxes=boxes_of_bright_things(photo))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "coins.png")
+            Image.fromarray(photo).save(path)
+            result = self.workflow.segment(path, boxes)
         return row(
-            Tile(with_prompt(self.scene, Prompt(), TWO), "A picture"),
-            Tile(with_prompt(result.overlays[0], Prompt(), TWO), "Everything in it", f"{len(result.found)} masks"),
+            Tile(with_prompt(photo, boxes, TWO), f"{len(boxes.boxes)} boxes"),
+            Tile(with_prompt(result.overlays[0], Prompt(), TWO), f"{len(result.found)} masks", "one for each box"),
         )
 
     def prompt_point(self) -> Image.Image:
@@ -202,9 +213,10 @@ class Painter:
 
     def after_a_detector(self) -> Image.Image:
         """What a detector finds and names, the masks of it, and each of them with its name."""
-        from blobs import BlobDetector
+        from by_hand import DetectorByHand
 
-        result = SegmentingWorkflow("detector", MODEL, BlobDetector()).segment(SCENE, Prompt())
+        boxes_of = {name: bounding_box(self.truth[number]) for name, number in NAMED.items()}
+        result = SegmentingWorkflow("detector", MODEL, DetectorByHand(boxes_of)).segment(SCENE, Prompt())
         boxes, masks = len(result.detections), len(result.found)
         picture = row(
             Tile(with_names(self.scene, result.detections, TWO), "A detector", f"{boxes} boxes with names"),
@@ -253,6 +265,23 @@ class Painter:
             Tile(with_prompt(photo, Prompt(), TWO), "A photograph"),
             Tile(with_prompt(result.overlays[0], Prompt(), TWO), "Automatic mode", f"{len(result.found)} masks"),
         )
+
+
+def coins() -> RGB:
+    """Fifteen Greek coins (Brooklyn Museum, no known copyright restrictions), from scikit-image, twice as large."""
+    from skimage import data
+
+    photo = Image.fromarray(data.coins()).convert("RGB").crop((0, 0, 303, 231))
+    return np.asarray(photo.resize((2 * photo.width, 2 * photo.height), Image.Resampling.BICUBIC))
+
+
+def boxes_of_bright_things(image: RGB) -> list[Box]:
+    """The boxes of what is brighter than its surroundings, as a simple detector finds them, from top to bottom."""
+    grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)
+    bright = ndimage.binary_opening(grey > ndimage.uniform_filter(grey, 151) + 18, iterations=3)
+    labels, _ = ndimage.label(ndimage.binary_closing(bright, iterations=6))
+    found = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
+    return [box for box in found if min(box[2] - box[0], box[3] - box[1]) > 30]
 
 
 def row(*tiles: Tile) -> Image.Image:

@@ -21,8 +21,8 @@ IMAGE = np.ascontiguousarray(data.astronaut()[:300, 100:480])
 FIRST = AutomaticSettings(points_per_side=5, points_per_batch=8, pred_iou_thresh=0.4, stability_score_thresh=0.5)
 LAXER = replace(FIRST, pred_iou_thresh=0.2, stability_score_thresh=0.3)
 SEARCHES = {
-    "three masks a point": replace(FIRST, points_per_side=4),
-    "one mask a point": replace(FIRST, points_per_side=4, multimask_output=False),
+    "three masks a point": replace(FIRST, points_per_side=3),
+    "one mask a point": replace(FIRST, points_per_side=3, multimask_output=False),
     "refined": replace(FIRST, points_per_side=2, points_per_batch=3, use_m2m=True),
     "crops": replace(FIRST, points_per_side=2, crop_n_layers=1, multimask_output=False),
 }

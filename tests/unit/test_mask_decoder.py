@@ -22,8 +22,8 @@ def random_model(config: str, apply_postprocessing: bool = True):
 MODELS = {
     "nano": oracle.nano_model,
     "nano, the single mask always": lambda: oracle.nano_model(apply_postprocessing=False),
-    "random weights in the tiny architecture": lambda: random_model("configs/sam2/sam2_hiera_t.yaml"),
-    "random weights in that of 2.1": lambda: random_model("configs/sam2.1/sam2.1_hiera_t.yaml"),
+    # The decoder of all released models; those of sam2 and 2.1 differ in what they remember of videos.
+    "random weights in the tiny architecture": lambda: random_model("configs/sam2.1/sam2.1_hiera_t.yaml"),
 }
 
 

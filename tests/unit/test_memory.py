@@ -268,17 +268,18 @@ def test_another_error_ends_the_batches(error):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS")
-@pytest.mark.parametrize("mode", ["automatic", "prompt"])
-def test_a_process_with_little_memory_says_so_and_goes_on_with_a_smaller_image(mode, tmp_path):
+def test_a_process_with_little_memory_says_so_and_goes_on_with_a_smaller_image():
     code = """
-import json, resource, sys
-import numpy as np
+import json, os, resource
+import hydra.utils, numpy as np, torch, torchvision
 from ikomia.dataprocess.workflow import Workflow
+# A process for each mode, forked when everything has been imported and nothing has run.
+mode = "automatic" if os.fork() else "prompt"
 workflow = Workflow()
 algo = workflow.add_task(name="infer_segment_anything_2", auto_connect=True)
 algo.set_parameters({"model_name": "sam2_hiera_nano", "points_per_side": "3", "iou_thresh": "0", "stability_score_thresh": "0",
                      "use_m2m": "False", "multimask_output": "True", "instance_output": "True", "box_nms_thresh": "1"})
-if sys.argv[1] == "prompt":
+if mode == "prompt":
     algo.set_parameters({"input_box": "[[1, 1, 200, 200], [1, 1, 100, 100]]"})
 rng = np.random.default_rng(0)
 small, large = (rng.integers(0, 255, (side, side, 3), np.uint8) for side in (300, 2500))
@@ -299,15 +300,21 @@ for megabytes in (10, 60, 120, 250, 4000):
     if megabytes < 100:  # not enough for anything
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
     assert run(small) == expected
-print("RESULT" + json.dumps(found))
+if mode == "automatic":
+    assert os.wait()[1] == 0
+print("RESULT" + json.dumps([mode, found]), flush=True)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, mode], capture_output=True, text=True, timeout=400, cwd=os.environ["HOME"]
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=400, cwd=os.environ["HOME"]
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.rpartition("RESULT")[2])
-    assert found.pop("4000") == [[2500, 2500]]
-    assert isinstance(found["10"], str)
-    assert isinstance(found["60"], str)
-    for text in found.values():
-        assert text == [[2500, 2500]] or ("MainMemoryError" in text and "memory of this computer ran out" in text)
+    results = dict(
+        json.loads(line.removeprefix("RESULT")) for line in done.stdout.splitlines() if line.startswith("RESULT")
+    )
+    assert set(results) == {"automatic", "prompt"}
+    for found in results.values():
+        assert found.pop("4000") == [[2500, 2500]]
+        assert isinstance(found["10"], str)
+        assert isinstance(found["60"], str)
+        for text in found.values():
+            assert text == [[2500, 2500]] or ("MainMemoryError" in text and "memory of this computer ran out" in text)

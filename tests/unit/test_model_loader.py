@@ -351,7 +351,7 @@ def test_no_weight_is_drawn_only_to_be_replaced(nano_weights: Path) -> None:
 @pytest.mark.parametrize(
     "model_name",
     [
-        pytest.param(name, marks=() if name.endswith(("tiny", "small")) else pytest.mark.slow)
+        pytest.param(name, marks=() if name in ("sam2_hiera_tiny", "sam2.1_hiera_small") else pytest.mark.slow)
         for name in MODEL_NAMES
         if name != "sam2_hiera_nano"
     ],

@@ -116,13 +116,15 @@ def test_a_path_is_what_the_user_means(text, path):
 
 
 RUN = f"""
-import numpy as np
+import sys
+import hydra.utils, numpy as np, torch, torchvision
 from ikomia.dataprocess.workflow import Workflow
+sys.pycache_prefix = None  # so that Python tries to write beside the code of the plugin
 workflow = Workflow()
 algo = workflow.add_task(name="{NAME}", auto_connect=True)
 algo.set_parameters({{"model_name": "sam2_hiera_nano", "input_point": "[20, 20]"}})
 workflow.run_on(array=np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
-import hashlib, sys
+import hashlib
 print(hashlib.sha256(algo.get_output(1).get_mask().tobytes()).hexdigest(), sys.modules[type(algo).__module__].__file__)
 """
 
@@ -130,7 +132,6 @@ print(hashlib.sha256(algo.get_output(1).get_mask().tobytes()).hexdigest(), sys.m
 def run_in_the_home(home: Path) -> list[str]:
     """A workflow with the plugin that lies in that home: the hash of its mask and the file that it came from."""
     env = {**os.environ, "HOME": str(home), "TORCH_HOME": str(home / "torch"), "IKOMIA_AUTO_COMPLETION": "False"}
-    env.pop("PYTHONPYCACHEPREFIX", None)  # so that Python tries to write beside the code
     done = subprocess.run([sys.executable, "-c", RUN], env=env, cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1].split(" ", 1)

@@ -172,6 +172,9 @@ def test_no_warning_about_sam2s_use_of_torch_reaches_the_user(astronaut):
         segmenter = Segmenter(load_model(fetch_checkpoint(name), CATALOGUE[name].config, "cpu", True))
         segmenter.generate(astronaut, LOOSE)
         segmenter.predict(astronaut, prompts(astronaut))
+        read_only = astronaut[::-1].copy()
+        read_only.flags.writeable = False  # as np.asarray makes of a picture of Pillow
+        segmenter.predict(read_only, prompts(read_only))
     assert [str(warning.message) for warning in caught] == []
 
 
@@ -187,6 +190,14 @@ def test_masks_are_dropped_by_their_area_in_the_original_image_both_limits_inclu
         expected = [k for k, area in enumerate(every.areas) if least <= area <= (most or area)]
         assert kept.rles == [every.rles[k] for k in expected]
         np.testing.assert_array_equal(kept.scores, every.scores[expected])
+
+
+def test_without_opencv_small_regions_are_refused_before_the_search_with_the_way_out(nano, astronaut, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(
+        ImportError, match=r"^min_mask_region_area: 9 is not accepted without OpenCV \(pip install opencv-python-head"
+    ):
+        nano.generate(astronaut, AutomaticSettings(points_per_side=1, min_mask_region_area=9), progress=pytest.fail)
 
 
 def test_a_smallest_area_above_the_largest_is_refused(nano, astronaut):

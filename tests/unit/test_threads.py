@@ -22,17 +22,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def thirty_boxes() -> np.ndarray:
+def boxes() -> np.ndarray:
     rng = np.random.default_rng(0)
-    corners = rng.uniform(0, 380, (30, 2))
-    return np.hstack([corners, corners + rng.uniform(30, 130, (30, 2))]).astype(np.float32)
+    corners = rng.uniform(0, 380, (10, 2))
+    return np.hstack([corners, corners + rng.uniform(30, 130, (10, 2))]).astype(np.float32)
 
 
 def segment() -> tuple[list, list[float]]:
-    """Masks and scores of thirty boxes, by a model that remembers no image."""
+    """Masks and scores of ten boxes, by a model that remembers no image."""
     name = "sam2_hiera_nano"
     segmenter = Segmenter(load_model(fetch_checkpoint(name), CATALOGUE[name].config, "cpu", True))
-    (masks,) = segmenter.predict(data.astronaut(), [Object(box=box) for box in thirty_boxes()])
+    (masks,) = segmenter.predict(data.astronaut(), [Object(box=box) for box in boxes()])
     return masks.rles, masks.scores.tolist()
 
 

@@ -101,7 +101,7 @@ def test_the_masks_of_detections_are_those_of_sam2(astronaut):
     np.testing.assert_array_equal(np.stack(list(algo.get_masks()[0])), masks[:, 0].astype(bool))
 
 
-@pytest.mark.parametrize("count", [1, 100, 300])
+@pytest.mark.parametrize("count", [1, 300])
 def test_any_number_of_detections_is_as_many_masks(astronaut, count, caplog):
     rng = np.random.default_rng(0)
     boxes = [(*rng.uniform(0, 400, 2), *rng.uniform(20, 100, 2)) for _ in range(count)]

@@ -196,7 +196,7 @@ def resident_bytes():
 first, rest, video = sys.argv[1:]
 wf = Workflow()
 algo = wf.add_task(name="{NAME}", auto_connect=True)
-algo.set_parameters({{"model_name": "sam2_hiera_nano", **{AUTOMATIC!r}}})
+algo.set_parameters({{"model_name": "sam2_hiera_nano", **{AUTOMATIC!r}, "points_per_side": "2"}})
 wf.run_on(folder=first)
 before = resident_bytes()
 wf.clear_inputs()
