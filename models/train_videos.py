@@ -37,7 +37,7 @@ SMALLEST = 0.001  # share of the picture; an object with less of it visible coun
 FIGURES = ("IoU followed", "IoU in the last frame", "presence right", "presence right, hidden", "IoU predicted, error")
 STAGES: dict[str, dict[str, Any]] = {
     "small": {"size": 256, "minutes": 60, "lr": 5e-4, "init": str(HERE / "sam2_hiera_nano.pt"), "last_lr": 0.1},
-    "follow": {"size": 512, "minutes": 40, "lr": 2e-4, "init": "small"},
+    "follow": {"size": 256, "minutes": 14, "lr": 2e-4, "init": "small"},
 }
 
 

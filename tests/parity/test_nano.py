@@ -88,3 +88,18 @@ def share_found(workflow, algo, scene, objects) -> float:
     workflow.run_on(array=scene)
     (masks,) = algo.get_masks()
     return float(np.mean([max((oracle.iou(m, mask) for m in masks), default=0) >= 0.5 for mask in objects]))
+
+
+@pytest.mark.usefixtures("tools")
+def test_things_that_are_marked_in_the_first_frame_are_followed(workflow, algo):
+    import clip
+
+    made = list(clip.frames())
+    algo.set_parameters({"track": "True"} | clip.prompt().parameters())
+    found = []
+    for frame, truth in made:
+        workflow.run_on(array=frame)
+        masks = algo.get_masks()[0]
+        found.append([oracle.iou(np.asarray(masks[place]), truth == label) for place, label in enumerate((1, 3))])
+    assert np.mean(found) >= 0.7
+    assert min(found[-1]) >= 0.5

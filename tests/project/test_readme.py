@@ -183,7 +183,7 @@ def test_the_programs_run(program, images_url, shown, default_is_nano, tmp_path,
     install(PLUGINS)  # the detector that one of them has in front
     variables = run(block, images_url)
     assert bool(shown) == ("display(" in block)
-    if "algo" in variables and '"track"' not in block:  # the bundled model does not follow
+    if "algo" in variables:
         assert variables["algo"].get_output(1).get_mask().any()
     for printed in re.findall(r"print\(.*\)  # (\[.*)", block):
         assert printed in capsys.readouterr().out

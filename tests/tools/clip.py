@@ -45,11 +45,11 @@ class Mover:
         labels.paste(label, corner, turned.getchannel("A").point(lambda value: 255 * (value > 127)))
 
 
-#: From behind to front. The tomato rolls past behind the pot and the taxi, which drives the other way.
+#: From behind to front. The tomato rolls past behind the pot; the taxi drives the other way.
 MOVERS = (
-    Mover(7, 0.62, (60, 250), (420, 235), turn=-160),
-    Mover(10, 0.55, (265, 190), (245, 195)),
-    Mover(1, 1.0, (330, 310), (120, 300)),
+    Mover(7, 0.62, (60, 250), (420, 240), turn=25),
+    Mover(10, 0.55, (265, 160), (245, 165)),
+    Mover(1, 0.85, (330, 312), (70, 316)),
 )
 
 
