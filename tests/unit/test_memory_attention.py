@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from infer_segment_anything_2.segmentation.memory_attention import KEYS_AT_ONCE, QUERIES_AT_ONCE, LeanMemoryAttention
+from infer_segment_anything_2.segmentation import memory_attention
+from infer_segment_anything_2.segmentation.memory_attention import LeanMemoryAttention
 from infer_segment_anything_2.segmentation.sam2_package import MemoryAttention, MemoryAttentionLayer, RoPEAttention
 
 CHANNELS, OF_MEMORY = 32, 8
@@ -40,7 +41,9 @@ def model(**changed) -> SimpleNamespace:
 
 @pytest.mark.parametrize(("side", "frames", "pointers"), [(4, 1, 0), (4, 3, 8), (26, 2, 5), (24, 7, 64)])
 @torch.inference_mode()
-def test_what_is_remembered_meets_a_frame_as_in_sam2(side, frames, pointers):
+def test_what_is_remembered_meets_a_frame_as_in_sam2(side, frames, pointers, monkeypatch):
+    monkeypatch.setattr(memory_attention, "QUERIES_AT_ONCE", 200)  # several times, and a rest
+    monkeypatch.setattr(memory_attention, "TOKENS_AT_ONCE", 300)
     ours = model()
     places, objects = side * side, 2
     features, position = torch.randn(2, 1, CHANNELS, side, side)
@@ -60,9 +63,16 @@ def test_what_is_remembered_meets_a_frame_as_in_sam2(side, frames, pointers):
     assert (found[0] - found[1]).abs().max() > 0.01  # memory matters
 
 
-def test_the_sizes_compared_take_several_blocks():
-    assert QUERIES_AT_ONCE < 24 * 24 < 26 * 26
-    assert KEYS_AT_ONCE < 2 * 26 * 26
+@pytest.mark.parametrize("levels", [(0, 0, 0), (-500, 0, 20), (0, 100, 300), (400, 380, -400), (-200, -300, -90)])
+def test_values_are_added_up_with_the_softmax_of_scores_at_any_level(levels):
+    """The greatest may come in any block."""
+    blocks = [(level + 5 * torch.randn(20, 7), torch.randn(3, 20)) for level in levels]
+    scores, values = torch.cat([scores for scores, _ in blocks]), torch.cat([values for _, values in blocks], dim=1)
+    weighted = memory_attention._Weighted(torch.zeros(3, 7))
+    for of_block, their_values in blocks:
+        weighted.add(of_block - weighted.subtracted, their_values)
+    found = weighted.summed / weighted.total
+    torch.testing.assert_close(found, values @ scores.softmax(dim=0), rtol=1e-3, atol=1e-4)
 
 
 @torch.inference_mode()
