@@ -34,6 +34,8 @@ SCRIPT = ROOT / "examples" / "segment_folder_on_ray.py"
 AUTOMATIC = {"points_per_side": "4", "iou_thresh": "0.3", "stability_score_thresh": "0.5", "use_m2m": "False"}
 #: Enough where nothing is tested that needs two: each start of a worker costs seconds.
 ONE_WORKER = ["--workers", "1"]
+#: Nor are workers started before one is asked for, who would only wait.
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_prestart_worker_first_driver": "0"}
 BOX = {"input_box": "[60, 20, 260, 200]", "input_point": "[150, 100]", "multimask_output": "True"}
 
 
@@ -59,7 +61,7 @@ def ray_folder():
 @pytest.fixture(scope="module")
 def cluster(ray_folder):
     """A Ray with two CPUs, to which the plugin's folder was sent as `ray job submit --working-dir` does."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(SETTINGS)
     ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -326,7 +328,7 @@ def test_the_command_starts_a_ray_of_its_own_and_one_prompt_may_fit_some_images_
     names = photographs(images, 2)
     Image.new("RGB", (40, 30)).save(images / "small.png")
     command = [sys.executable, str(SCRIPT), *arguments(images, results, BOX), "--workers", "1"]
-    environment = os.environ | {"RAY_TMPDIR": ray_folder, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = os.environ | SETTINGS | {"RAY_TMPDIR": ray_folder}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
