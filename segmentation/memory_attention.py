@@ -41,9 +41,9 @@ class _Memory:
 
     Attributes:
         tokens: (h, F w, M), with their position encoding.
-        values: (h, M, F w), without.
+        values: (h, M + 1, F w), without, and ones: so weighted values come with the sum of their weights.
         pointers: (X, M), with their position encoding; they have no place in the image.
-        pointer_values: (M, X), without.
+        pointer_values: (M + 1, X), as `values`.
     """
 
     tokens: Tensor
@@ -196,8 +196,9 @@ def _by_rows(memory: Tensor, position: Tensor, pointers: int, hw: tuple[int, int
     def rows(tokens: Tensor) -> Tensor:
         return tokens[:placed].view(-1, height, width, tokens.shape[1]).transpose(0, 1).flatten(1, 2)
 
+    values = torch.cat([memory, memory.new_ones(len(memory), 1)], dim=1)
     return _Memory(
-        rows(described), rows(memory).transpose(1, 2).contiguous(), described[placed:], memory[placed:].T.contiguous()
+        rows(described), rows(values).transpose(1, 2).contiguous(), described[placed:], values[placed:].T.contiguous()
     )
 
 
@@ -228,21 +229,20 @@ def _taken(queries: Tensor, keys: Tensor, table: Tensor, pointer_keys: Tensor, m
         torch.mm(table[row], queries[half:], out=asked[half:])
         asked[-1] -= taken.subtracted
         taken.add(torch.mm(keys[row], asked, out=scores), values)
-    return taken.summed / taken.total
+    return taken.summed[:-1] / taken.summed[-1]
 
 
 class _Weighted:
     """Values that are added up with the softmax of scores as weights, block by block.
 
     Attributes:
-        subtracted: (Q,), from all scores of a query, so that no weight is too great for a float.
-        total: (Q,), of the weights.
         summed: (M, Q), weighted values.
+        subtracted: (Q,), from all scores of a query, so that no weight is too great for a float.
     """
 
     def __init__(self, summed: Tensor) -> None:
         self.summed = summed
-        self.subtracted, self.total = summed.new_zeros(2, summed.shape[1])
+        self.subtracted = summed.new_zeros(summed.shape[1])
         self._is_empty = True
 
     def add(self, scores: Tensor, values: Tensor) -> None:
@@ -256,9 +256,5 @@ class _Weighted:
             more = greatest.clamp_(min=0)
             scores -= more
             self.subtracted += more
-            scale = more.neg().exp()
-            self.total *= scale
-            self.summed *= scale
-        weights = scores.exp_()
-        self.total += weights.sum(dim=0)
-        self.summed.addmm_(values, weights)
+            self.summed *= more.neg().exp()
+        self.summed.addmm_(values, scores.exp_())

@@ -68,10 +68,10 @@ def test_values_are_added_up_with_the_softmax_of_scores_at_any_level(levels):
     """The greatest may come in any block."""
     blocks = [(level + 5 * torch.randn(20, 7), torch.randn(3, 20)) for level in levels]
     scores, values = torch.cat([scores for scores, _ in blocks]), torch.cat([values for _, values in blocks], dim=1)
-    weighted = memory_attention._Weighted(torch.zeros(3, 7))
+    weighted = memory_attention._Weighted(torch.zeros(4, 7))
     for of_block, their_values in blocks:
-        weighted.add(of_block - weighted.subtracted, their_values)
-    found = weighted.summed / weighted.total
+        weighted.add(of_block - weighted.subtracted, torch.cat([their_values, torch.ones(1, 20)]))
+    found = weighted.summed[:-1] / weighted.summed[-1]
     torch.testing.assert_close(found, values @ scores.softmax(dim=0), rtol=1e-3, atol=1e-4)
 
 
