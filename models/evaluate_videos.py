@@ -1,6 +1,6 @@
 """Measure how sam2_hiera_nano follows objects through held-out clips, from boxes in the first frame, with the plugin's tracker.
 
-    python evaluate_videos.py                       # 60 clips of 21 frames
+    python evaluate_videos.py                       # 40 clips of 21 frames
     python evaluate_videos.py --strip strip.png     # and some of them, to look at
 
 J is the IoU of an object's mask with what is visible of it; seeds are fixed: the same weights give the same figures.
@@ -66,7 +66,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--weights", type=Path, default=HERE / "sam2_hiera_nano.pt")
     p.add_argument("--config", type=Path, default=HERE / "sam2_hiera_nano.yaml")
-    p.add_argument("--clips", type=int, default=60)
+    p.add_argument("--clips", type=int, default=40)
     p.add_argument("--frames", type=int, default=21)
     p.add_argument("--strip", type=Path, help="write a PNG: the first frame, then what is followed in six frames")
     p.add_argument("--rows", type=int, default=8, help="clips on the strip")
