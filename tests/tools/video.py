@@ -1,7 +1,7 @@
 """Videos, and models that follow something in them in which everything remembered matters.
 
-A memory that is not trained hardly changes masks, and its score of whether an object is seen is about zero for anything. Here both
-are turned up. That makes no good masks, but masks that differ where anything in the arithmetic does.
+A memory that is not trained hardly changes masks, and its score of whether an object is seen is about zero for anything. Here
+both are turned up. That makes no good masks, but masks that differ where anything in the arithmetic does.
 """
 
 from __future__ import annotations
