@@ -25,6 +25,8 @@ from photo_scenes import (
 )
 from scenes import FloatImage, camera, read_object, texture
 
+SMALLEST = 0.001  # share of the picture; an object with less of it visible counts as hidden
+SMALLEST_AT_FIRST = 0.004  # the same in the first frame, for an object that is to be followed
 MARGIN = 1.4  # of the ground's side over the picture's: room for the camera to move
 
 
@@ -138,7 +140,7 @@ def clip(seed: int, size: int, frames: int) -> Clip:
             shadow = Shadow(dark, reach, sun, max(1.0, 0.4 * reach)) if r.random() < 0.4 else None
             way = course(r, size, width, speed, (met.x, met.y) if met else None)
             things.append(Thing(colours, alpha, way, shadow))
-        made = visible_from_the_start(film(r, ground, things, size, frames), size * size * 0.004)
+        made = visible_from_the_start(film(r, ground, things, size, frames), size * size * SMALLEST_AT_FIRST)
         if made.masks.shape[1]:
             break
     noise = r.uniform(2, 8) if r.random() < 0.3 else 0.0
@@ -152,7 +154,7 @@ def clip(seed: int, size: int, frames: int) -> Clip:
     order = slice(None, None, -1) if r.random() < 0.3 else slice(None)
     shown = np.stack(images)
     turned = Clip(np.ascontiguousarray(shown[order]), np.ascontiguousarray(made.masks[order]))
-    kept = visible_from_the_start(turned, size * size * 0.004)
+    kept = visible_from_the_start(turned, size * size * SMALLEST_AT_FIRST)
     return kept if kept.masks.shape[1] else Clip(shown, made.masks)
 
 
@@ -171,6 +173,6 @@ def held_out_clip(seed: int, size: int, frames: int) -> Clip:
             met = r.choice(things).pose(0.5) if things and r.random() < 0.5 else None
             way = course(r, size, width, 0.8, (met.x, met.y) if met else None)
             things.append(Thing(rgba[..., :3].astype(np.float32), rgba[..., 3], way, None))
-        made = visible_from_the_start(film(r, ground, things, size, frames), size * size * 0.004)
+        made = visible_from_the_start(film(r, ground, things, size, frames), size * size * SMALLEST_AT_FIRST)
         if made.masks.shape[1]:
             return Clip(np.clip(made.images, 0, 255).astype(np.uint8), made.masks)

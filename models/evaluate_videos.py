@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from clips import Clip, held_out_clip
+from clips import SMALLEST, Clip, held_out_clip
 from evaluate import FIRST_SEED, HERE, SIZE, Figures, paint, sheet_row
 from scenes import bounding_box
 
@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from segmentation.objects import Object
 from segmentation.segmenter import Segmenter, open_segmenter
 
-SMALLEST = 0.001  # share of the picture; an object with less of it visible counts as hidden
 logger = logging.getLogger(__name__)
 Masks = npt.NDArray[np.bool_]
 

@@ -12,12 +12,13 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
+import torch.multiprocessing as mp
 from data import CACHE
 from torch import Tensor, nn
 
@@ -74,6 +75,23 @@ def prepare_worker(rank: int, args: argparse.Namespace) -> None:
     if rank == 0:
         handlers = [logging.FileHandler(stage_file(args.stage, ".log")), logging.StreamHandler()]
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
+
+
+def initial_weights(args: argparse.Namespace, stages: Collection[str], model: nn.Module) -> dict[str, Any]:
+    """Put the weights of --init, a file or a stage's name, into the model; what else lies beside them is returned too."""
+    given = torch.load(stage_file(args.init) if args.init in stages else args.init, weights_only=True)
+    model.load_state_dict({name: value.float() for name, value in given["model"].items()})
+    return given
+
+
+def start(
+    work: Callable[..., None], args: argparse.Namespace, model: nn.Module, head: nn.Module, state: dict[str, Any]
+) -> None:
+    """Start the workers, which share the weights, and wait for them."""
+    counts = state.get("counts", torch.zeros(args.workers))
+    model.share_memory()
+    head.share_memory()
+    mp.spawn(work, (args, model, head, state, counts.share_memory_()), nprocs=args.workers)
 
 
 def load_state(args: argparse.Namespace, model: nn.Module, head: nn.Module) -> dict[str, Any]:

@@ -17,9 +17,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
-from hogwild import add_arguments, load_state, prepare_worker, stage_file, train
+from hogwild import add_arguments, initial_weights, load_state, prepare_worker, start, train
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from photo_scenes import crowd_pool, photo_scene
@@ -286,7 +285,7 @@ def start_from_nothing(model: nn.Module) -> None:
 
 
 def trained_parameters(model: nn.Module, dense: Dense, only_iou: bool) -> list[nn.Parameter]:
-    """Return the parameters to train and freeze the others; the memory of videos is never trained."""
+    """Return the parameters to train and freeze the others; the memory of videos is for `train_videos.py`."""
     head = "sam_mask_decoder.iou_prediction_head"
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(head) if only_iou else not name.startswith("memory"))
@@ -365,6 +364,13 @@ def work(rank: int, args: argparse.Namespace, model: nn.Module, dense: Dense, st
     train(rank, args, model, dense, parameters, step_loss, FIGURES, state, counts)
 
 
+def add_loss_arguments(p: argparse.ArgumentParser) -> None:
+    """What `mask_loss` weighs."""
+    p.add_argument("--focal", type=float, default=4.0, help="weight of the focal loss")
+    p.add_argument("--balance", type=float, default=0.15, help="weight of the balanced cross entropy")
+    p.add_argument("--border", type=float, default=0.0, help="weight that cells near a border have in addition")
+
+
 def parse() -> argparse.Namespace:
     """The command line; a stage's settings take the place of the defaults."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -387,9 +393,7 @@ def parse() -> argparse.Namespace:
     add("--only-iou", action="store_true", help="train only the head that predicts the IoU")
     add("--dense", type=float, default=0.5, help="weight of the auxiliary dense loss")
     add("--dense-share", type=float, default=0.25, help="share of steps with the dense loss")
-    add("--focal", type=float, default=4.0, help="weight of the focal loss")
-    add("--balance", type=float, default=0.15, help="weight of the balanced cross entropy")
-    add("--border", type=float, default=0.0, help="weight that cells near a border have in addition")
+    add_loss_arguments(p)
     add("--box-weight", type=float, default=1.3, help="weight of the one-mask output beside the three-mask output")
     add("--refine", type=float, default=0.15, help="share of steps with a mask as prompt")
     add("--compile", action="store_true", help="torch.compile the image encoder (needs a C++ compiler)")
@@ -398,23 +402,19 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Start the workers, which share the weights, and wait for them."""
+    """Begin a stage or go on with it."""
     args = parse()
     torch.manual_seed(args.seed)
     model, dense = build(args.size).train(), Dense()
     state = load_state(args, model, dense)
-    counts = state.get("counts", torch.zeros(args.workers))
     if not state and args.init:
-        given = torch.load(stage_file(args.init) if args.init in STAGES else args.init, weights_only=True)
-        model.load_state_dict({name: value.float() for name, value in given["model"].items()})
+        given = initial_weights(args, STAGES, model)
         scale_logits(model, 1 / args.scaled)
         if "dense" in given:
             dense.load_state_dict(given["dense"])
     elif not state:
         start_from_nothing(model)
-    model.share_memory()
-    dense.share_memory()
-    mp.spawn(work, (args, model, dense, state, counts.share_memory_()), nprocs=args.workers)
+    start(work, args, model, dense, state)
 
 
 if __name__ == "__main__":

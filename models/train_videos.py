@@ -16,13 +16,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
-from clips import Clip, clip
-from hogwild import add_arguments, load_state, prepare_worker, stage_file, train
+from clips import SMALLEST, Clip, clip
+from hogwild import add_arguments, initial_weights, load_state, prepare_worker, start, train
 from scenes import bounding_box, inner_point
 from torch import Tensor, nn
-from train import HERE, LOGIT_SCALE, MEAN, STD, build, mask_loss, shrink
+from train import HERE, LOGIT_SCALE, MEAN, STD, add_loss_arguments, build, mask_loss, shrink
 
 LEARNS = (
     "memory_attention.",
@@ -33,7 +32,6 @@ LEARNS = (
     "mask_downsample.",
     "sam_mask_decoder.pred_obj_score_head.",
 )
-SMALLEST = 0.001  # share of the picture; an object with less of it visible counts as hidden
 FIGURES = ("IoU followed", "IoU in the last frame", "presence right", "presence right, hidden", "IoU predicted, error")
 STAGES: dict[str, dict[str, Any]] = {
     "small": {"size": 256, "minutes": 60, "lr": 5e-4, "init": str(HERE / "sam2_hiera_nano.pt"), "last_lr": 0.1},
@@ -214,30 +212,25 @@ def parse() -> argparse.Namespace:
         help="weight of the loss of the head that says whether an object is there",
     )
     add("--hidden", type=float, default=5.0, help="weight there of an object that is hidden, beside one that is seen")
-    add("--focal", type=float, default=4.0, help="weight of the focal loss")
-    add("--balance", type=float, default=0.15, help="weight of the balanced cross entropy")
-    add("--border", type=float, default=0.0, help="weight that cells near a border have in addition")
+    add_loss_arguments(p)
     p.set_defaults(**STAGES[p.parse_args().stage])
     return p.parse_args()
 
 
 def main() -> None:
-    """Start the workers, which share the weights, and wait for them."""
+    """Begin a stage or go on with it."""
     args = parse()
     cv2.setNumThreads(1)
     torch.manual_seed(args.seed)
     model, head = build(args.size).train(), nn.Module()
     state = load_state(args, model, head)
-    counts = state.get("counts", torch.zeros(args.workers))
     if not state:
-        given = torch.load(stage_file(args.init) if args.init in STAGES else args.init, weights_only=True)
-        model.load_state_dict({name: value.float() for name, value in given["model"].items()})
+        initial_weights(args, STAGES, model)
         if args.init not in STAGES and args.restart:
             start_from_nothing(model)
             frames = np.concatenate([clip(seed, args.size, 1).images for seed in range(16)])
             fit_norm(model, torch.cat([f[-1][:, 0] for f in encode(model, frames)[0]]))
-    model.share_memory()
-    mp.spawn(work, (args, model, head, state, counts.share_memory_()), nprocs=args.workers)
+    start(work, args, model, head, state)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .sam2_package import MemoryAttention, MemoryAttentionLayer, RoPEAttention, SAM2Base
 
-#: Queries that meet a row of memory tokens at once. With fewer, matrix products are slower.
+#: Queries that meet a row of memory tokens at once: 4 MB of attention weights in a released model with seven memories.
 QUERIES_AT_ONCE = 2048
 #: Tokens that go through an MLP at once: 8 MB of hidden channels in a released model.
 TOKENS_AT_ONCE = 1024
