@@ -185,11 +185,12 @@ def test_after_damaged_videos_the_workflow_goes_on(workflow, algo, video, tmp_pa
 
 
 MANY_IMAGES = f"""
-import sys
+import ctypes, gc, resource, sys
 from ikomia.dataprocess.workflow import Workflow
 
 def resident_bytes():
-    import resource
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what malloc holds back, by chance up to 90 MB after a run, is not what is kept
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * resource.getpagesize()
 
@@ -197,17 +198,23 @@ first, rest, video = sys.argv[1:]
 wf = Workflow()
 algo = wf.add_task(name="{NAME}", auto_connect=True)
 algo.set_parameters({{"model_name": "sam2_hiera_nano", **{AUTOMATIC!r}, "points_per_side": "2"}})
-wf.run_on(folder=first)
+
+def run_on_folder_and_video(folder):
+    wf.set_auto_save(True)
+    wf.clear_inputs()
+    wf.run_on(folder=folder)
+    wf.set_auto_save(False)
+    wf.run_on(path=video)
+
+run_on_folder_and_video(first)
 before = resident_bytes()
-wf.clear_inputs()
-wf.run_on(folder=rest)
-wf.set_auto_save(False)
-wf.run_on(path=video)
+run_on_folder_and_video(rest)
 predictor = algo._segmenter.predictor
 print(predictor.encoded, len(predictor._kept), resident_bytes() - before, next(iter(predictor._kept.values())).nbytes)
 """
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/self/statm, malloc_trim")
 def test_many_images_and_frames_take_no_more_memory_than_a_few(video, tmp_path):
     """In a process of its own: other tests leave memory behind that hides what this one takes."""
     for k, frame in enumerate(moving_window(40)):
@@ -219,5 +226,5 @@ def test_many_images_and_frames_take_no_more_memory_than_a_few(video, tmp_path):
         [sys.executable, "-c", MANY_IMAGES, *arguments], check=True, stdout=subprocess.PIPE, text=True, cwd=tmp_path
     )
     encoded, kept, growth, embedding = map(int, done.stdout.split()[-4:])
-    assert (encoded, kept) == (40 + FRAMES, 8)
-    assert growth < (30 + FRAMES) * embedding  # what would stay if nothing were forgotten; it is a third of it at most
+    assert (encoded, kept) == (40 + 2 * FRAMES, 8)
+    assert growth < (30 + FRAMES) * embedding / 2  # half of what would stay if nothing were forgotten
