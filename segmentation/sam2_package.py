@@ -56,7 +56,7 @@ def _hydra_left_alone() -> Iterator[None]:
 
 
 with _hydra_left_alone():
-    from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
+    from sam2.modeling.backbones.hieradet import Hiera, MultiScaleAttention, MultiScaleBlock
     from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
     from sam2.modeling.backbones.utils import window_partition, window_unpartition
     from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
@@ -84,6 +84,7 @@ __all__ = [
     "MaskDecoder",
     "MemoryAttention",
     "MemoryAttentionLayer",
+    "MultiScaleAttention",
     "MultiScaleBlock",
     "PromptEncoder",
     "RoPEAttention",
