@@ -307,7 +307,7 @@ def _paste(
 
 
 def camera(r: random.Random, image: FloatImage) -> FloatImage:
-    """Training only: exposure, grey pictures, lost resolution, blocks of JPEG."""
+    """Training only: exposure, grey pictures, lost resolution, blocks of JPEG, pixels that are hot or dead."""
     if r.random() < 0.2:
         image = 255 * np.clip(image / 255, 0, 1) ** np.float32(r.uniform(0.6, 1.7))
     if r.random() < 0.15:
@@ -322,6 +322,11 @@ def camera(r: random.Random, image: FloatImage) -> FloatImage:
             ".jpg", np.clip(image, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, r.randint(25, 90)]
         )[1]
         image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR).astype(np.float32)
+    if r.random() < 0.15:
+        rng, share = np.random.default_rng(r.getrandbits(32)), 10 ** r.uniform(-4, -1.8)
+        broken = rng.random(image.shape[:2]) < share
+        image = image.copy()
+        image[broken] = rng.choice([0, 255], (broken.sum(), 1)) if r.random() < 0.5 else rng.uniform(0, 255, (broken.sum(), 3))
     return image
 
 

@@ -102,6 +102,13 @@ def around(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return (cv2.dilate(mask.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0) & ~mask
 
 
+def loose_box(mask: npt.NDArray[np.bool_], r: random.Random) -> npt.NDArray[np.float64]:
+    """(2, 2), xy of the corners of a mask's box as a hand draws it: a few percent of its sides too large or too small."""
+    corners = np.reshape(bounding_box(mask), (2, 2))
+    spread = r.choice([0.0, 0.03, 0.06]) * (corners[1] - corners[0])
+    return corners + spread * [[r.gauss(0, 1), r.gauss(0, 1)] for _ in corners]
+
+
 def training_scene(seed: int, args: argparse.Namespace, r: random.Random) -> Scene:
     """Compose a scene of --size pixels, of a kind drawn with the shares asked for."""
     if r.random() < args.photographs:
@@ -136,10 +143,7 @@ def make_example(seed: int, args: argparse.Namespace) -> Example:
     for k, i in enumerate(for_boxes):
         mask, what, used = made.masks[i], r.random(), 0
         if what < 0.8:
-            x0, y0, x1, y1 = bounding_box(mask)
-            loose = r.choice([0.0, 0.03, 0.06]) * np.array([x1 - x0, y1 - y0])
-            boxes[k, 0] = (x0, y0) + loose * (r.gauss(0, 1), r.gauss(0, 1))
-            boxes[k, 1] = (x1, y1) + loose * (r.gauss(0, 1), r.gauss(0, 1))
+            boxes[k, :2] = loose_box(mask, r)
             labels[k, :2], used = (2, 3), 2
         if what > 0.6:
             for _ in range(r.randint(1, 3)):

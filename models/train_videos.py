@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from clips import SMALLEST, Clip, clip
 from hogwild import add_arguments, initial_weights, load_state, prepare_worker, start, train
-from scenes import bounding_box, inner_point
+from scenes import inner_point
 from torch import Tensor, nn
-from train import HERE, LOGIT_SCALE, MEAN, STD, add_loss_arguments, build, mask_loss, shrink
+from train import HERE, LOGIT_SCALE, MEAN, STD, add_loss_arguments, build, loose_box, mask_loss, shrink
 
 LEARNS = (
     "memory_attention.",
@@ -102,12 +102,7 @@ def first_prompt(made: Clip, wanted: list[int], r: random.Random) -> tuple[dict[
         coords = [[inner_point(mask, r)] for mask in masks]
         labels = [[1]] * len(masks)
     else:
-        coords, labels = [], [[2, 3]] * len(masks)
-        for mask in masks:
-            x0, y0, x1, y1 = bounding_box(mask)
-            loose = r.choice([0.0, 0.03, 0.06]) * np.array([x1 - x0, y1 - y0])
-            low, high = ((x0, y0) + loose * (r.gauss(0, 1), r.gauss(0, 1))), ((x1, y1) + loose * r.gauss(0, 1))
-            coords.append([tuple(low), tuple(high)])
+        coords, labels = [loose_box(mask, r) for mask in masks], [[2, 3]] * len(masks)
     coords = torch.tensor(np.clip(coords, 0, made.masks.shape[-1]), dtype=torch.float32)
     return {"point_coords": coords, "point_labels": torch.tensor(labels, dtype=torch.int32)}, None
 
