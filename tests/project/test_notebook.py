@@ -47,7 +47,7 @@ def test_it_runs_offline_and_shows_what_is_stored(executed):
         texts(STORED)
     )
     assert texts(executed) == texts(STORED)
-    assert len(pictures(executed)) == len(pictures(STORED)) == 7
+    assert len(pictures(executed)) == len(pictures(STORED)) == 8
     for now, then in zip(pictures(executed), pictures(STORED), strict=True):
         assert np.ptp(now) > 200  # something is on it
         # By what fonts there are a title is a little wider.
