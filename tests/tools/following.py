@@ -79,7 +79,9 @@ def follow(workflow: SegmentingWorkflow, video: Path, prompt: Prompt, out: Path,
     task = workflow.task
     task.set_parameters({"track": "True", "multimask_output": "False"} | prompt.parameters())
     task.start_video()
-    followed, shown, masks, seconds = VideoFile(out / "clip_followed.mp4", frames_per_second(video)), [], {}, 0.0
+    followed, masks, seconds = VideoFile(out / "clip_followed.mp4", frames_per_second(video)), {}, 0.0
+    shown: list[tuple[str, Image.Image]] = []
+    every = 1  # not all of a long video: its pictures would fill the memory
     for number, frame in enumerate(frames_of(video)):
         start = time.perf_counter()
         workflow.workflow.run_on(array=frame)
@@ -87,12 +89,16 @@ def follow(workflow: SegmentingWorkflow, video: Path, prompt: Prompt, out: Path,
         masks[f"frame_{number:06}.png"] = task.get_masks()[0]
         overlay = np.ascontiguousarray(task.get_output(0).get_image_with_mask(task.get_output(1))[..., :3])
         followed.write(overlay)
-        shown.append(with_prompt(overlay, Prompt() if number else prompt, width))
+        last = f"frame {number + 1}", with_prompt(overlay, Prompt() if number else prompt, width)
+        if number % every == 0:
+            shown.append(last)
+        if len(shown) == 8 * STRIP_FRAMES:
+            shown, every = shown[::2], 2 * every
     followed.close()
     if not masks:
         raise DemoError(f"{video} has no frame.")
     save_coco(str(out / "clip_followed_coco.json"), masks)
-    chosen = np.linspace(0, len(shown) - 1, STRIP_FRAMES).round().astype(int)
-    strip = [(f"frame {k + 1}", shown[k]) for k in chosen]
+    shown[-1] = last
+    strip = [shown[k] for k in np.linspace(0, len(shown) - 1, STRIP_FRAMES).round().astype(int)]
     objects = len(next(iter(masks.values())))
     return Followed(len(masks), objects, seconds, strip, ["clip_followed.mp4", "clip_followed_coco.json"])
