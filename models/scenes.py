@@ -326,7 +326,9 @@ def camera(r: random.Random, image: FloatImage) -> FloatImage:
         rng, share = np.random.default_rng(r.getrandbits(32)), 10 ** r.uniform(-4, -1.8)
         broken = rng.random(image.shape[:2]) < share
         image = image.copy()
-        image[broken] = rng.choice([0, 255], (broken.sum(), 1)) if r.random() < 0.5 else rng.uniform(0, 255, (broken.sum(), 3))
+        image[broken] = (
+            rng.choice([0, 255], (broken.sum(), 1)) if r.random() < 0.5 else rng.uniform(0, 255, (broken.sum(), 3))
+        )
     return image
 
 
