@@ -15,9 +15,7 @@ heads (8).
 - All weights lie in rows of P numbers, for the softmax over 8 tokens too, which then takes many image tokens at once. They and
   the image tokens are written into memory that was used before (:class:`.scratch.Scratch`).
 - IoUs are predicted before masks are made, so only masks with a high enough IoU are made.
-- The transposed convolutions have a kernel as large as their stride, so they are matrix products. They take some image tokens
-  at a time, channels last, so that their results stay in the processor's cache. Pixels are put in order at the end, when there
-  is one number per pixel and no longer 32.
+- Masks are made by :class:`.mask_upscaling.MaskUpscaling`.
 """
 
 from __future__ import annotations
@@ -29,11 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .mask_upscaling import TOKENS_AT_ONCE, MaskUpscaling
 from .sam2_package import Attention, MaskDecoder, PromptEncoder, SAM2Base, TwoWayTransformer, stable_or_best
 from .scratch import Scratch
-
-#: Image tokens that are upscaled at once: 3 MB of intermediate results with a released model.
-TOKENS_AT_ONCE = 1024
 
 #: sam2's predictor limits the logits of masks that it returns to this, and so those of masks that are given as prompts.
 MASK_INPUT_LIMIT = 32.0
@@ -106,12 +102,7 @@ class PointDecoder:
         self._position_keys = [F.linear(position, a.k_proj.weight) for a in self._to_image]
         self._position_queries: list[Tensor] = [a.q_proj(position) for a in self._to_tokens]
 
-        first, _, _, second, _ = self._decoder.output_upscaling
-        fine, coarse = high_res_feats
-        self._upscaling = [
-            (_as_matrix(conv.weight), _blocks(feature, levels) + conv.bias.repeat(4**levels))
-            for levels, (conv, feature) in enumerate([(first, coarse), (second, fine)], start=1)
-        ]
+        self._upscale = MaskUpscaling(self._decoder, high_res_feats)
 
     @staticmethod
     def fits(model: SAM2Base) -> bool:
@@ -326,24 +317,6 @@ class PointDecoder:
         by_head = weights.unflatten(1, (attention.num_heads, -1))
         return torch.softmax(by_head, dim=2, out=self._softmax.take(by_head, *by_head.shape)).flatten(1, 2)
 
-    def _upscale(self, image_tokens: Tensor, hyper: Tensor, made: Tensor) -> Tensor:
-        """Logits (K, 4 h, 4 w) of image tokens (P, C) and outputs of the hypernetworks (M, C / 8), of the K masks that `made`
-        (M,) bool asks for."""
-        height, width = self._hw
-        if not made.any():
-            return image_tokens.new_zeros(0, 4 * height, 4 * width)
-        _, norm, act1, _, act2 = self._decoder.output_upscaling
-        (coarse, coarse_added), (fine, fine_added) = self._upscaling
-        logits = image_tokens.new_empty(len(image_tokens), 16, len(hyper))
-        for start in range(0, len(image_tokens), TOKENS_AT_ONCE):
-            part = slice(start, start + TOKENS_AT_ONCE)
-            x = torch.addmm(coarse_added[part], image_tokens[part], coarse).view(-1, fine.shape[0])
-            x = act1(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-            x = torch.addmm(fine_added[part].view(len(x), -1), x, fine).view(-1, hyper.shape[1])
-            # Of all masks, which costs next to nothing here: a product of another width is rounded otherwise.
-            torch.mm(act2(x), hyper.T, out=logits[part].view(-1, len(hyper)))
-        return _unblock(logits if made.all() else logits[..., made], self._hw)
-
 
 def _as_tokens(x: Tensor) -> Tensor:
     """(P, C) of (1, C, h, w)."""
@@ -381,26 +354,3 @@ def _join_heads(attention: Attention, values: Tensor) -> Tensor:
     """(N, T, C) of values (N, H T, D), of which each head gives its own channels."""
     values = values.unflatten(1, (attention.num_heads, -1)) * _heads(attention)[:, None]
     return attention.out_proj(values.sum(dim=1))
-
-
-def _as_matrix(weight: Tensor) -> Tensor:
-    """(C, 4 c) of a transposed convolution's weight (C, c, 2, 2)."""
-    return weight.permute(0, 2, 3, 1).flatten(1).contiguous()
-
-
-def _blocks(feature: Tensor, levels: int) -> Tensor:
-    """(P, 4**levels * c) of (1, c, 2**levels h, 2**levels w): the pixels of each image token, in the order in which `levels`
-    transposed convolutions make them."""
-    channels, height, width = feature.shape[1:]
-    twos = (2,) * levels
-    x = feature[0].reshape(channels, height >> levels, *twos, width >> levels, *twos)
-    rows, columns = range(1, 2 + levels), range(2 + levels, 3 + 2 * levels)
-    order = [axis for pair in zip(rows, columns, strict=True) for axis in pair]
-    return x.permute(*order, 0).reshape((height * width) >> (2 * levels), -1)
-
-
-def _unblock(logits: Tensor, hw: tuple[int, int]) -> Tensor:
-    """(K, 4 h, 4 w) of (P, 16, K): the pixels of each image token, put in their places in the picture."""
-    height, width = hw
-    x = logits.view(height, width, 2, 2, 2, 2, -1).permute(6, 0, 2, 4, 1, 3, 5)
-    return x.reshape(-1, 4 * height, 4 * width)
