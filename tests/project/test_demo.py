@@ -140,10 +140,22 @@ def test_the_detector_finds_areas_of_one_colour_where_they_are():
 
 
 @pytest.mark.parametrize("height_width", [(1, 1), (1, 3000), (3000, 2), (200, 300)])
-def test_a_picture_of_one_colour_has_no_areas(height_width):
-    from tools.blobs import find_blobs
+def test_a_picture_of_one_colour_has_no_areas_and_no_faces(height_width):
+    from tools.blobs import find_blobs, find_faces
 
-    assert find_blobs(np.full((*height_width, 3), 90, np.uint8)) == []
+    image = np.full((*height_width, 3), 90, np.uint8)
+    assert find_blobs(image) == []
+    assert find_faces(image) == []
+
+
+def test_the_detector_finds_a_face_where_it_is():
+    from skimage import data
+    from tools.blobs import find_faces
+
+    ((x, y, width, height),) = find_faces(data.astronaut())
+    assert 150 < x < 185
+    assert 45 < y < 80
+    assert 90 < width == height < 130
 
 
 def test_the_demo_prints_each_result_with_its_score_and_where_the_files_are(scene_run):

@@ -1,4 +1,4 @@
-"""A small detector that needs no model: the largest areas of one colour, called after it ("red thing").
+"""A small detector for the demo: faces, or where there are none the largest areas of one colour, called after it ("red thing").
 
 Import it after ikomia's home is set: it imports ikomia.
 """
@@ -6,10 +6,13 @@ Import it after ikomia's home is set: it imports ikomia.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 from ikomia import dataprocess  # brings the cv2 below
+from skimage import data
+from skimage.feature import Cascade
 
 import cv2  # isort: skip
 
@@ -35,6 +38,11 @@ SIDE = 256
 CLOSED, OPENED = 3, 7
 #: Blobs of a smaller or larger part of the picture are left out.
 SMALLEST, LARGEST = 0.01, 0.4
+
+
+#: Of the shorter side of the picture: the smallest face, and how much more than what the cascade looks at belongs to it.
+SMALLEST_FACE, AROUND_FACE = 0.12, 0.1
+CASCADE_SIDE = 24  # pixels of the smallest face that the cascade knows
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,33 @@ def find_blobs(image: npt.NDArray[np.uint8], most: int = 8) -> list[Blob]:
     return sorted(fitting, key=lambda blob: -blob.area)[:most]
 
 
+@cache
+def _cascade() -> Cascade:
+    """scikit-image's detector of faces seen from the front (local binary patterns, trained by OpenCV's authors)."""
+    return Cascade(data.lbp_frontal_face_cascade_filename())
+
+
+def find_faces(image: npt.NDArray[np.uint8]) -> list[tuple[float, float, float, float]]:
+    """x, y, width and height of the faces in a picture (H, W, 3) uint8 RGB."""
+    shorter = min(image.shape[:2])
+    if shorter < CASCADE_SIDE:
+        return []
+    smallest = max(round(SMALLEST_FACE * shorter), CASCADE_SIDE)
+    found = _cascade().detect_multi_scale(
+        img=image, scale_factor=1.2, step_ratio=1, min_size=(smallest,) * 2, max_size=(shorter,) * 2
+    )
+    more = 1 + 2 * AROUND_FACE
+    return [
+        (
+            face["c"] - AROUND_FACE * face["width"],
+            face["r"] - AROUND_FACE * face["height"],
+            more * face["width"],
+            more * face["height"],
+        )
+        for face in found
+    ]
+
+
 def _nearest_colours(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
     """(H, W): for each pixel the number of the colour that is nearest to it as the eye sees them (Lab)."""
     seen, known = (cv2.cvtColor(np.float32(rgb) / 255, cv2.COLOR_RGB2LAB) for rgb in (image, [list(COLOURS.values())]))
@@ -89,7 +124,7 @@ def _disc(width: int) -> npt.NDArray[np.uint8]:
 
 
 class BlobDetector(dataprocess.CObjectDetectionTask):
-    """The blobs of its image as an Ikomia object detection. The confidence is how much of its box a blob fills."""
+    """Faces or blobs of its image as an Ikomia object detection. The confidence is how much of its box a blob fills."""
 
     def __init__(self) -> None:
         dataprocess.CObjectDetectionTask.__init__(self, "blob_detector")
@@ -99,14 +134,15 @@ class BlobDetector(dataprocess.CObjectDetectionTask):
         return 1
 
     def run(self) -> None:
-        """Find the blobs of input 0."""
+        """Find the faces, or else the blobs, of input 0."""
         self.begin_task_run()
         image = self.get_input(0).get_image()
         rgb = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else np.ascontiguousarray(image[..., :3])
-        blobs = find_blobs(rgb)
-        names = list(dict.fromkeys(f"{blob.colour} thing" for blob in blobs))
+        found = [("face", 1.0, box) for box in find_faces(rgb)]
+        found = found or [(f"{blob.colour} thing", blob.fills, blob.box) for blob in find_blobs(rgb)]
+        names = list(dict.fromkeys(name for name, _, _ in found))
         self.set_names(names)
-        for number, blob in enumerate(blobs):
-            self.add_object(number, names.index(f"{blob.colour} thing"), blob.fills, *blob.box)
+        for number, (name, confidence, box) in enumerate(found):
+            self.add_object(number, names.index(name), confidence, *box)
         self.emit_step_progress()
         self.end_task_run()
