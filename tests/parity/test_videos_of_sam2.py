@@ -114,8 +114,8 @@ def test_sixty_frames_with_a_point_a_box_both_and_four_objects_at_once():
     assert_same_through(video_nano(**SMALL), moving_window(60))
 
 
-def test_the_trained_memory_follows_as_sam2_does():
-    theirs, frames = oracle.video_model(NANO, oracle.nano_model().state_dict(), image_size=256), moving_window(20)
+def assert_trained_memory_is_the_same_through(frames: list[np.ndarray], **size: int) -> None:
+    theirs = oracle.video_model(NANO, oracle.nano_model().state_dict(), **size)
     state = oracle.video_state(theirs, frames)
     prompt(theirs, state, dict(enumerate(FOUR)))
     expected = at(0, oracle.followed(theirs, state))
@@ -123,9 +123,15 @@ def test_the_trained_memory_follows_as_sam2_does():
     assert ious(follow(theirs, frames, {0: FOUR}, 0), expected).min() >= 0.995
 
 
+def test_the_trained_memory_follows_as_sam2_does():
+    assert_trained_memory_is_the_same_through(moving_window(20), image_size=256)
+
+
 @pytest.mark.slow
 def test_sixty_frames_at_the_models_own_size():
-    assert_same_through(video_nano(), moving_window(60))
+    """With the trained memory. A random one at this size makes another mask of any rounding: sam2 with its own features times
+    1.000001 loses its own masks from the twelfth frame on."""
+    assert_trained_memory_is_the_same_through(moving_window(60))
 
 
 def test_what_comes_later_joins_and_the_others_go_on():
