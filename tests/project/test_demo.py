@@ -125,7 +125,7 @@ def test_the_masks_behind_the_detector_have_its_names_in_every_file(scene_run):
 
 
 def test_the_detector_finds_areas_of_one_colour_where_they_are():
-    from tools.blobs import find_blobs
+    from tools.faces_and_blobs import find_blobs
 
     image = np.full((300, 600, 3), 245, np.uint8)
     image[50:150, 100:300] = (220, 20, 40)
@@ -141,7 +141,7 @@ def test_the_detector_finds_areas_of_one_colour_where_they_are():
 
 @pytest.mark.parametrize("height_width", [(1, 1), (1, 3000), (3000, 2), (200, 300)])
 def test_a_picture_of_one_colour_has_no_areas_and_no_faces(height_width):
-    from tools.blobs import find_blobs, find_faces
+    from tools.faces_and_blobs import find_blobs, find_faces
 
     image = np.full((*height_width, 3), 90, np.uint8)
     assert find_blobs(image) == []
@@ -150,7 +150,7 @@ def test_a_picture_of_one_colour_has_no_areas_and_no_faces(height_width):
 
 def test_the_detector_finds_a_face_where_it_is():
     from skimage import data
-    from tools.blobs import find_faces
+    from tools.faces_and_blobs import find_faces
 
     ((x, y, width, height),) = find_faces(data.astronaut())
     assert 150 < x < 185

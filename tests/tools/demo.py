@@ -257,10 +257,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def make_workflows(model: str) -> dict[str, SegmentingWorkflow]:
     """The workflows of the demo by their kind, loaded."""
-    from blobs import BlobDetector
+    from faces_and_blobs import FacesAndBlobs
 
     workflows = {kind: SegmentingWorkflow(kind, model) for kind in ("automatic", "point", "box_and_points")}
-    workflows["detector"] = SegmentingWorkflow("detector", model, BlobDetector())
+    workflows["detector"] = SegmentingWorkflow("detector", model, FacesAndBlobs())
     for workflow in workflows.values():
         workflow.load()
     return workflows

@@ -1,4 +1,4 @@
-"""A small detector for the demo: faces, or where there are none the largest areas of one colour, called after it ("red thing").
+"""The demo's detector: faces, or else the largest areas of one colour, called after it ("red thing").
 
 Import it after ikomia's home is set: it imports ikomia.
 """
@@ -32,13 +32,12 @@ COLOURS = {
     "black": (20, 20, 20),
 }
 
-#: The longer side, in pixels, at which blobs are looked for: fine texture and noise are gone there.
+#: The longer side, in pixels, at which both are looked for: fine texture and noise are gone there.
 SIDE = 256
 #: Gaps up to the first width are closed, then whatever is narrower than the second is taken away.
 CLOSED, OPENED = 3, 7
 #: Blobs of a smaller or larger part of the picture are left out.
 SMALLEST, LARGEST = 0.01, 0.4
-
 
 #: Of the shorter side of the picture: the smallest face, and how much more than what the cascade looks at belongs to it.
 SMALLEST_FACE, AROUND_FACE = 0.12, 0.1
@@ -67,12 +66,9 @@ def find_blobs(image: npt.NDArray[np.uint8], most: int = 8) -> list[Blob]:
 
     The colour that most of the picture has is taken for the background.
     """
-    zoom = min(1.0, SIDE / max(image.shape[:2]))
-    height, width = (max(1, round(zoom * length)) for length in image.shape[:2])
-    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    small, scale = _shrunk(image)
     nearest = _nearest_colours(cv2.medianBlur(small, 5))
     background = np.bincount(nearest.ravel()).argmax()
-    scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
     blobs = []
     for number, colour in enumerate(COLOURS):
         if number == background:
@@ -88,29 +84,31 @@ def find_blobs(image: npt.NDArray[np.uint8], most: int = 8) -> list[Blob]:
 
 @cache
 def _cascade() -> Cascade:
-    """scikit-image's detector of faces seen from the front (local binary patterns, trained by OpenCV's authors)."""
+    """scikit-image's detector of faces seen from the front, by local binary patterns."""
     return Cascade(data.lbp_frontal_face_cascade_filename())
 
 
 def find_faces(image: npt.NDArray[np.uint8]) -> list[tuple[float, float, float, float]]:
     """x, y, width and height of the faces in a picture (H, W, 3) uint8 RGB."""
-    shorter = min(image.shape[:2])
+    small, scale = _shrunk(image)
+    shorter = min(small.shape[:2])
     if shorter < CASCADE_SIDE:
         return []
     smallest = max(round(SMALLEST_FACE * shorter), CASCADE_SIDE)
     found = _cascade().detect_multi_scale(
-        img=image, scale_factor=1.2, step_ratio=1, min_size=(smallest,) * 2, max_size=(shorter,) * 2
+        img=small, scale_factor=1.2, step_ratio=1, min_size=(smallest,) * 2, max_size=(shorter,) * 2
     )
-    more = 1 + 2 * AROUND_FACE
-    return [
-        (
-            face["c"] - AROUND_FACE * face["width"],
-            face["r"] - AROUND_FACE * face["height"],
-            more * face["width"],
-            more * face["height"],
-        )
-        for face in found
-    ]
+    boxes = [np.array([face["c"], face["r"], face["width"], face["height"]]) for face in found]
+    around = [np.concatenate([box[:2] - AROUND_FACE * box[2:], (1 + 2 * AROUND_FACE) * box[2:]]) for box in boxes]
+    return [tuple(box * scale) for box in around]
+
+
+def _shrunk(image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+    """A picture at SIDE pixels, and what x, y, width and height in it are multiplied by for the picture (4,)."""
+    zoom = min(1.0, SIDE / max(image.shape[:2]))
+    height, width = (max(1, round(zoom * length)) for length in image.shape[:2])
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return small, np.array([image.shape[1] / width, image.shape[0] / height] * 2)
 
 
 def _nearest_colours(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
@@ -123,11 +121,11 @@ def _disc(width: int) -> npt.NDArray[np.uint8]:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
 
 
-class BlobDetector(dataprocess.CObjectDetectionTask):
+class FacesAndBlobs(dataprocess.CObjectDetectionTask):
     """Faces or blobs of its image as an Ikomia object detection. The confidence is how much of its box a blob fills."""
 
     def __init__(self) -> None:
-        dataprocess.CObjectDetectionTask.__init__(self, "blob_detector")
+        dataprocess.CObjectDetectionTask.__init__(self, "faces_and_blobs")
 
     def get_progress_steps(self) -> int:
         """How far Studio's bar goes in one run."""
