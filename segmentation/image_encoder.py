@@ -6,10 +6,9 @@ is left out here:
 - The position encodings for the memory of videos, 90 MB: a single image does not need them.
 - The position embedding of the trunk is the same for all images, but sam2 stretches it again for each.
 - The channels of a pixel in the first stage are far apart in memory, and each operation that needs them together copies them.
-- Arrays of 20 to 150 MB are given back to the system after one layer, and cleared for the next, which takes longer than to
-  compute what is in them. Here large results are written into the same memory again and again (:class:`.scratch.Scratch`).
-  Windows of attention do not depend on one another, and neither do pixels in the MLPs and in the neck, so a few rows are
-  computed at a time.
+- Arrays of 20 to 150 MB are given back to the system after one layer, and cleared page by page for the next. Here large results
+  are written into the same memory again and again (:class:`.scratch.Scratch`). Windows of attention do not depend on one
+  another, and neither do pixels in the MLPs and in the neck, so a few rows are computed at a time.
 
 The features are bit for bit those of sam2 on the processors on which this was tried. Elsewhere a matrix product of fewer rows
 may be rounded differently. They also have the memory layout of sam2's features, on which the rounding in the mask decoder
@@ -92,7 +91,7 @@ class LeanImageEncoder:
         run = _Blocks()
         for i, block in enumerate(trunk.blocks):
             x = run(block, x)
-            if i in trunk.stage_ends:
+            if i == trunk.stage_ends[-1] or (i in trunk.stage_ends and trunk.return_interm_layers):
                 outputs.append(x.permute(0, 3, 1, 2))
         return outputs
 
