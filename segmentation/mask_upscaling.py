@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .sam2_package import MaskDecoder
 
-#: Image tokens that are upscaled at once: 3 MB of intermediate results with a released model.
+#: Image tokens that are computed at once: 3 MB of intermediate results with a released model.
 TOKENS_AT_ONCE = 1024
 
 

@@ -45,11 +45,7 @@ class UpscaledMask:
         left, weights = left[first:stop], weights[first:stop, None]
         right = np.minimum(left + 1, logits.shape[1] - 1)
         part = np.ascontiguousarray(logits[self._first_row : rows[-1] + 2].T)
-        self._columns = part[left]  # (pixels across, rows of the logits)
-        self._columns *= 1 - weights
-        on_the_right = part[right]
-        on_the_right *= weights
-        self._columns += on_the_right
+        self._columns = part[left] * (1 - weights) + part[right] * weights  # (pixels across, rows of the logits)
 
     def flips(
         self, threshold: float, corner_xy: tuple[int, int] = (0, 0), canvas_height: int | None = None

@@ -1,7 +1,7 @@
 """Memory that large results are written into again and again.
 
 Memory of some megabytes goes back to the system when it is freed, and is cleared page by page when it is next used. For the
-results of a layer that takes as long as to compute them.
+result of a normalisation or an activation that takes several times as long as to compute it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ class Scratch:
         self._numbers: Tensor | None = None
 
     def take(self, like: Tensor, *shape: int) -> Tensor:
-        """A tensor of any numbers with the dtype and device of another one; the tensors that were taken before are lost."""
+        """A tensor of that shape with any numbers in it, in the place of the one that was taken before.
+
+        Args:
+            like: has its dtype and device, the same in each call.
+        """
         size = math.prod(shape)
         if self._numbers is None or self._numbers.numel() < size:
             self._numbers = like.new_empty(size)

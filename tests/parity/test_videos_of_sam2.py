@@ -129,8 +129,8 @@ def test_the_trained_memory_follows_as_sam2_does():
 
 @pytest.mark.slow
 def test_sixty_frames_at_the_models_own_size():
-    """With the trained memory. A random one at this size makes another mask of any rounding: sam2 with its own features times
-    1.000001 loses its own masks from the twelfth frame on."""
+    """With the trained memory. With a random one at this size any rounding grows into another mask: sam2 with its own features
+    times 1.000001 differs from itself after twelve frames, and ends at an IoU of 0.22."""
     assert_trained_memory_is_the_same_through(moving_window(60))
 
 

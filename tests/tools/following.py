@@ -98,7 +98,7 @@ def follow(workflow: SegmentingWorkflow, video: Path, prompt: Prompt, out: Path,
     if not masks:
         raise DemoError(f"{video} has no frame.")
     save_coco(str(out / "clip_followed_coco.json"), masks)
-    shown[-1] = last
+    shown[-1] = last  # whatever was left out
     strip = [shown[k] for k in np.linspace(0, len(shown) - 1, STRIP_FRAMES).round().astype(int)]
     objects = len(next(iter(masks.values())))
     return Followed(len(masks), objects, seconds, strip, ["clip_followed.mp4", "clip_followed_coco.json"])
