@@ -210,11 +210,24 @@ def outlined(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8], in
     return np.where(inside[..., None] > 127, rgb, ink)
 
 
+def _line_drawing(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8]) -> FloatImage:
+    """Lines where the tones of the object meet and along its outline, on one flat colour."""
+    n = len(alpha)
+    tones = np.floor(cv2.GaussianBlur(rgb.mean(2), (0, 0), 0.5 + n / 120) / 255 * r.randint(2, 6))
+    line = np.ones((r.randint(2, max(2, min(5, n // 40))),) * 2, np.uint8)
+    lines = cv2.morphologyEx(tones.astype(np.uint8), cv2.MORPH_GRADIENT, line) > 0
+    fill = _colour(r) if r.random() < 0.5 else 255 - 0.2 * _colour(r)
+    pen = _colour(r) * r.choice([0.2, 1.0])
+    return outlined(r, np.where(lines[..., None], pen, fill), alpha, pen)
+
+
 def restyle(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8]) -> FloatImage:
     """Training only: repaint a rendered object, (n, n, 3), in another manner, or leave it."""
     kind, n = r.random(), len(alpha)
-    if kind < 0.55:
+    if kind < 0.45:
         return rgb
+    if kind < 0.55:
+        return _line_drawing(r, rgb, alpha)
     if kind < 0.7:  # cartoon: few tones, often with an outline
         step = 255 / r.randint(2, 5)
         rgb = np.round(cv2.GaussianBlur(rgb, (0, 0), 1 + n / 100) / step) * step
@@ -322,7 +335,7 @@ def camera(r: random.Random, image: FloatImage) -> FloatImage:
             ".jpg", np.clip(image, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, r.randint(25, 90)]
         )[1]
         image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR).astype(np.float32)
-    if r.random() < 0.15:
+    if r.random() < 0.25:
         rng, share = np.random.default_rng(r.getrandbits(32)), 10 ** r.uniform(-4, -1.8)
         broken = rng.random(image.shape[:2]) < share
         image = image.copy()

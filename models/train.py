@@ -52,10 +52,11 @@ STAGES: dict[str, dict[str, Any]] = {
     },
     "large": {"size": 512, "minutes": 75, "lr": 3e-4, "init": "middle", "dense": 0.6, "dense_share": 0.34},
     "objects": {
-        "minutes": 300, "lr": 2e-4, "init": str(HERE / "sam2_hiera_nano.pt"), "scaled": LOGIT_SCALE, "border": 2.0,
+        "minutes": 85, "lr": 3e-4, "init": str(HERE / "sam2_hiera_nano.pt"), "scaled": LOGIT_SCALE, "border": 2.0,
+        "photographs": 0.5, "plain": 0.3,
     },
     "scores": {
-        "minutes": 8, "lr": 1e-3, "init": "objects", "only_iou": True, "prompts": 8, "anywhere": 0.35, "refine": 0.3,
+        "minutes": 5, "lr": 1e-3, "init": "objects", "only_iou": True, "prompts": 8, "anywhere": 0.35, "refine": 0.3,
         "keep": 0.99,
     },
 }  # fmt: skip

@@ -57,7 +57,7 @@ ONE_POINT = Prompt(points=[(181, 620)], labels=[1])
 TWO_POINTS = Prompt(points=[(181, 620), (151, 629)], labels=[1, 0])
 BOXES = Prompt(boxes=[(101, 132, 343, 386), (293, 222, 545, 491), (526, 387, 630, 481)])
 BOX = Prompt(boxes=[(101, 132, 545, 491)])
-BOX_AND_POINTS = Prompt(points=[(197, 273), (320, 343)], labels=[1, 0], boxes=BOX.boxes)
+BOX_AND_POINTS = Prompt(points=[(197, 273), (500, 420)], labels=[1, 0], boxes=BOX.boxes)
 
 #: What a detector finds, and the numbers of these objects in the label image of the scene.
 NAMED = {"pot": POT, "palette": PALETTE, "taxi": 1, "ice cream": 8, "shell": 12, "pavilion": 9}
