@@ -75,7 +75,7 @@ def test_a_background_point_takes_something_away(workflow, algo, scene, objects)
 
 def test_automatic_mode_finds_most_objects(workflow, algo, scene, objects):
     algo.set_parameters(AUTOMATIC["sam2_hiera_nano"])
-    assert share_found(workflow, algo, scene, objects) >= 0.6
+    assert share_found(workflow, algo, scene, objects) >= 0.55
 
 
 def test_automatic_mode_finds_objects_at_its_default_thresholds(workflow, algo, scene, objects):

@@ -135,7 +135,7 @@ def test_pixels_that_touch_at_a_corner_are_parts_of_their_own():
 def test_masks_of_a_photograph_are_exact_at_0_and_nearly_so_with_a_third_of_the_corners(nano):
     from skimage import data
 
-    everything = AutomaticSettings(points_per_side=6, pred_iou_thresh=0.3, stability_score_thresh=0.5)
+    everything = AutomaticSettings(points_per_side=10, pred_iou_thresh=0.3, stability_score_thresh=0.5)
     found: Masks = nano.generate(data.coffee(), everything)
     assert len(found) > 10
     edges, centres, corners, lines = [], [], [], []
