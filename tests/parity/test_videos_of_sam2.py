@@ -41,7 +41,7 @@ MEMORY = (
 def video_nano(**config: int) -> torch.nn.Module:
     """A SAM2VideoPredictor with the bundled weights but for a random memory.
 
-    In that each pointer and each frame matters, while the trained one makes the same masks with less. With other seeds any
+    In that each pointer and each frame matters, while the trained one makes the same masks with less. With some seeds any
     rounding can grow into another mask: with 0, sam2 with its own features times 1.000001 ends at an IoU of 0.14 with
     itself, with 3 it stays above 0.9998.
     """
