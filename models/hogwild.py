@@ -35,6 +35,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     add("--minutes", type=float, help="length of the stage, pauses not counted")
     add("--lr", type=float, help="highest learning rate")
     add("--last-lr", type=float, default=0.01, help="learning rate at the end, as a share of --lr")
+    add("--beta2", type=float, default=0.98, help="AdamW's decay of the mean of squared gradients")
     add("--workers", type=int, default=2, help="processes of one thread each")
     add("--keep", type=float, default=0.998, help="decay of the moving average of the weights per step")
     add("--seed", type=int, default=0)
@@ -111,7 +112,7 @@ def train(
     model: nn.Module,
     head: nn.Module,
     parameters: Sequence[nn.Parameter],
-    step_loss: Callable[[int], tuple[Tensor, Tensor]],
+    step_loss: Callable[[int, float], tuple[Tensor, Tensor]],
     names: Sequence[str],
     state: dict[str, Any],
     counts: Tensor,
@@ -121,11 +122,12 @@ def train(
     Args:
         model, head: what is trained, the latter thrown away after training.
         parameters: those of both that learn.
-        step_loss: gives for a seed the loss and what is logged of it, in the order of `names`.
+        step_loss: gives for a seed, and the share of the stage that is over, the loss and what is logged of it, in
+            the order of `names`.
         state: as `load_state` gives it.
         counts: (workers,) steps made by each worker, shared.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.05, betas=(0.9, args.beta2), fused=True)
     if state:
         optimizer.load_state_dict(state["optimizer"])
     before, seconds = state.get("elapsed", 0.0), args.minutes * 60
@@ -148,7 +150,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(args, step, elapsed / seconds)
         seed += 1
-        loss, figures = step_loss(seed)
+        loss, figures = step_loss(seed, elapsed / seconds)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 3.0, foreach=True)

@@ -5,10 +5,11 @@ colours and the backgrounds are flat, gradients, stripes, checks, smooth noise a
 of scikit-image and scikit-learn. Later objects hide earlier ones, so a mask is what remains visible of its
 object.
 
-There are three kinds of scene here, and those over photographs in `photo_scenes.py`:
+There are four kinds of scene here, and those over photographs in `photo_scenes.py`:
 
 - "plain" (training and evaluation) is what the figures of the README are measured on;
 - "wide" (training) adds drawing styles, thin shapes, crowded pictures, camera artefacts and grey pictures;
+- "chalk" (training) draws objects with one pen in the colour of their ground: nothing but their outlines sets them off;
 - "sketch" (evaluation) is a drawing style that training never shows: ink lines and hatching on paper.
 """
 
@@ -26,7 +27,7 @@ from data import CACHE
 from PIL import Image
 
 PREPARED = CACHE / "prepared"
-KINDS = ("plain", "wide", "sketch")
+KINDS = ("plain", "wide", "chalk", "sketch")
 HELD_OUT = 200
 OBJECT_SIZE = 256  # pixels a side of an emoji in the package, and of a shape before it is placed
 SMALLEST_AREA = 0.0012  # objects of which less than this share of the picture is visible are not prompted for
@@ -210,15 +211,23 @@ def outlined(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8], in
     return np.where(inside[..., None] > 127, rgb, ink)
 
 
-def _line_drawing(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8]) -> FloatImage:
-    """Lines where the tones of the object meet and along its outline, on one flat colour."""
+def _line_drawing(
+    r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8], fill: FloatImage, pen: FloatImage
+) -> FloatImage:
+    """Lines where the tones of the object meet and along its outline, in the colour `pen` on the colour `fill`, (3,)."""
     n = len(alpha)
     tones = np.floor(cv2.GaussianBlur(rgb.mean(2), (0, 0), 0.5 + n / 120) / 255 * r.randint(2, 6))
     line = np.ones((r.randint(2, max(2, min(5, n // 40))),) * 2, np.uint8)
     lines = cv2.morphologyEx(tones.astype(np.uint8), cv2.MORPH_GRADIENT, line) > 0
-    fill = _colour(r) if r.random() < 0.5 else 255 - 0.2 * _colour(r)
-    pen = _colour(r) * r.choice([0.2, 1.0])
     return outlined(r, np.where(lines[..., None], pen, fill), alpha, pen)
+
+
+def _ground_and_pen(r: random.Random) -> tuple[FloatImage, FloatImage]:
+    """Two colours (3,) for drawing with, as different as a pen's must be; dark on light is kept for evaluation."""
+    while True:
+        ground, pen = _colour(r), _colour(r)
+        if abs(pen.mean() - ground.mean()) > 50 and not (ground.mean() > 190 and pen.mean() < 100):
+            return ground, pen
 
 
 def restyle(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8]) -> FloatImage:
@@ -227,7 +236,8 @@ def restyle(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8]) -> 
     if kind < 0.45:
         return rgb
     if kind < 0.55:
-        return _line_drawing(r, rgb, alpha)
+        fill = _colour(r) if r.random() < 0.5 else 255 - 0.2 * _colour(r)
+        return _line_drawing(r, rgb, alpha, fill, _colour(r) * r.choice([0.2, 1.0]))
     if kind < 0.7:  # cartoon: few tones, often with an outline
         step = 255 / r.randint(2, 5)
         rgb = np.round(cv2.GaussianBlur(rgb, (0, 0), 1 + n / 100) / step) * step
@@ -260,9 +270,9 @@ def _sketched(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8], p
 
 
 def _sprite(
-    r: random.Random, pool: list[str], side: float, kind: str, easy: bool, paper: FloatImage
+    r: random.Random, pool: list[str], side: float, kind: str, easy: bool, paper: FloatImage, pen: FloatImage
 ) -> tuple[FloatImage, npt.NDArray[np.uint8]]:
-    """One object, at most 256 px a side: colours (n, n, 3) float32 and alpha (n, n) uint8."""
+    """One object, at most 256 px a side: colours (n, n, 3) float32 and alpha (n, n) uint8; "chalk" draws with `pen`."""
     n = max(8, min(OBJECT_SIZE, math.ceil(side)))
     if not easy and r.random() < 0.65:
         rgba = cv2.resize(read_object(r.choice(pool)), (n, n), interpolation=cv2.INTER_AREA)
@@ -272,13 +282,15 @@ def _sprite(
         rgb, drawn = _flat(r, n) if easy else texture(r, n, kind == "wide"), False
     if kind == "sketch":
         rgb = _sketched(r, rgb, alpha, paper)
+    elif kind == "chalk":
+        rgb = _line_drawing(r, rgb, alpha, paper + np.float32(r.uniform(-15, 15)), pen)
     elif kind == "wide" and drawn:
         rgb = restyle(r, rgb, alpha)
     elif kind == "wide" and r.random() < 0.15:
         rgb = outlined(r, rgb, alpha, _colour(r) * r.choice([0.15, 1.0]))
     if r.random() < 0.5:
         rgb, alpha = rgb[:, ::-1], alpha[:, ::-1]
-    if kind != "sketch":
+    if kind in ("plain", "wide"):
         rgb = rgb * np.float32(r.uniform(0.7, 1.2)) + np.float32(r.uniform(-20, 20))
     return np.ascontiguousarray(rgb, np.float32), np.ascontiguousarray(alpha)
 
@@ -360,9 +372,12 @@ def scene(seed: int, size: int, pool: list[str], kind: str = "plain", easy: bool
     r = random.Random(seed)
     rng = np.random.default_rng(seed)
     wide, paper = kind == "wide", np.float32([r.uniform(225, 250), r.uniform(220, 245), r.uniform(205, 240)])
+    pen = paper
+    if kind == "chalk":
+        paper, pen = _ground_and_pen(r)
     floor = max(size * size * SMALLEST_AREA, 40)
     while True:
-        if kind == "sketch":
+        if kind in ("sketch", "chalk"):
             canvas = np.tile(paper, (size, size, 1)) + rng.normal(0, 3, (size, size, 1)).astype(np.float32)
         else:
             canvas = _flat(r, size) if easy else texture(r, size, wide)
@@ -382,7 +397,7 @@ def scene(seed: int, size: int, pool: list[str], kind: str = "plain", easy: bool
                 number,
                 size * share,
                 squeeze,
-                *_sprite(r, pool, size * share, kind, easy, paper),
+                *_sprite(r, pool, size * share, kind, easy, paper, pen),
             )
         areas = np.bincount(top.ravel(), minlength=count + 1)
         visible = [number for number in range(1, count + 1) if areas[number] > floor]

@@ -1,6 +1,6 @@
 """Train sam2_hiera_nano, one stage a call: workers share the weights (Hogwild), a picture a step.
 
-    python train.py objects
+    python train.py sizes
 
 STAGES names the stages with their settings; any can be changed on the command line. `hogwild.py` says how a stage is
 kept, paused and resumed.
@@ -30,6 +30,7 @@ MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 MASK_STRIDE = 4  # the decoder's masks are a quarter of the picture a side
 STRIDES = (4, 8, 16)
+SMALLER = (256, 384)  # px a side of the pictures that --smaller is about: 3.4 and 1.9 times as fast as 512
 NEAR_BORDER = 5  # cells a side of the neighbourhood in which a border counts as near
 FIGURES = (
     "IoU point",
@@ -55,9 +56,13 @@ STAGES: dict[str, dict[str, Any]] = {
         "minutes": 85, "lr": 3e-4, "init": str(HERE / "sam2_hiera_nano.pt"), "scaled": LOGIT_SCALE, "border": 2.0,
         "photographs": 0.5, "plain": 0.3,
     },
+    "sizes": {
+        "minutes": 95, "lr": 1.5e-4, "beta2": 0.999, "init": str(HERE / "sam2_hiera_nano.pt"), "scaled": LOGIT_SCALE,
+        "border": 2.0, "photographs": 0.5, "plain": 0.25, "chalk": 0.2, "smaller": 0.9,
+    },
     "scores": {
-        "minutes": 5, "lr": 1e-3, "init": "objects", "only_iou": True, "prompts": 8, "anywhere": 0.35, "refine": 0.3,
-        "keep": 0.99,
+        "minutes": 6, "lr": 1e-3, "init": "sizes", "only_iou": True, "prompts": 8, "anywhere": 0.35, "refine": 0.3,
+        "keep": 0.99, "chalk": 0.2,
     },
 }  # fmt: skip
 
@@ -92,6 +97,18 @@ def build(size: int) -> nn.Module:
     return instantiate(cfg.model, _recursive_=True)
 
 
+def set_size(model: nn.Module, size: int) -> None:
+    """Make a model expect prompts for pictures of another size, a multiple of 32."""
+    encoder = model.sam_prompt_encoder
+    model.image_size, encoder.input_image_size = size, (size, size)
+    encoder.image_embedding_size, encoder.mask_input_size = (size // 16,) * 2, (size // 4,) * 2
+
+
+def draw_size(args: argparse.Namespace, r: random.Random, done: float) -> int:
+    """Pixels a side of a step's picture; smaller ones, of which more fit into an hour, become rare as the stage goes on."""
+    return r.choice(SMALLER) if r.random() < args.smaller * (1 - done**2) else args.size
+
+
 def shrink(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
     """(H / 4, W / 4) share of each of the decoder's cells that a mask (H, W) covers."""
     scale = 1 / MASK_STRIDE
@@ -110,18 +127,19 @@ def loose_box(mask: npt.NDArray[np.bool_], r: random.Random) -> npt.NDArray[np.f
     return corners + spread * [[r.gauss(0, 1), r.gauss(0, 1)] for _ in corners]
 
 
-def training_scene(seed: int, args: argparse.Namespace, r: random.Random) -> Scene:
-    """Compose a scene of --size pixels, of a kind drawn with the shares asked for."""
+def training_scene(seed: int, size: int, args: argparse.Namespace, r: random.Random) -> Scene:
+    """Compose a scene of `size` pixels, of a kind drawn with the shares asked for."""
     if r.random() < args.photographs:
-        return photo_scene(seed, args.size)
-    kind = "plain" if r.random() < args.plain else "wide"
-    return scene(seed, args.size, crowd_pool(), kind, easy=r.random() < args.easy)
+        return photo_scene(seed, size)
+    wide = 1 - args.plain - args.chalk
+    kind = r.choices(("plain", "chalk", "wide"), (args.plain, args.chalk, wide))[0]
+    return scene(seed, size, crowd_pool(), kind, easy=r.random() < args.easy)
 
 
-def make_example(seed: int, args: argparse.Namespace) -> Example:
-    """Compose a scene and draw --prompts prompts of each group."""
+def make_example(seed: int, size: int, args: argparse.Namespace) -> Example:
+    """Compose a scene of `size` pixels and draw --prompts prompts of each group."""
     r = random.Random(seed * 7 + 1)
-    made = training_scene(seed, args, r)
+    made = training_scene(seed, size, args, r)
     low = [shrink(mask) for mask in made.masks]
 
     def choose() -> list[int]:
@@ -132,7 +150,7 @@ def make_example(seed: int, args: argparse.Namespace) -> Example:
     points, point_masks = [], []
     for i in choose():
         if r.random() < args.anywhere:
-            x, y = r.randrange(args.size), r.randrange(args.size)
+            x, y = r.randrange(size), r.randrange(size)
             points.append([(x + 0.5, y + 0.5)])
             under = np.flatnonzero(made.masks[:, y, x])
             point_masks.append(low[under[0]] if len(under) else 1 - np.sum(low, 0))
@@ -160,7 +178,7 @@ def make_example(seed: int, args: argparse.Namespace) -> Example:
         points=torch.tensor(points, dtype=torch.float32),
         labels=torch.ones(args.prompts, 1, dtype=torch.int32),
         point_masks=torch.from_numpy(np.stack(point_masks)),
-        boxes=torch.from_numpy(np.clip(boxes, 0, args.size)),
+        boxes=torch.from_numpy(np.clip(boxes, 0, size)),
         box_labels=torch.from_numpy(labels),
         box_masks=torch.from_numpy(np.stack([low[i] for i in for_boxes])),
         objects=torch.from_numpy(objects),
@@ -362,8 +380,11 @@ def work(rank: int, args: argparse.Namespace, model: nn.Module, dense: Dense, st
     if args.compile:
         model.image_encoder.forward = torch.compile(model.image_encoder.forward)
 
-    def step_loss(seed: int) -> tuple[Tensor, Tensor]:
-        return total_loss(model, dense, make_example(seed, args), args, random.Random(seed))
+    def step_loss(seed: int, done: float) -> tuple[Tensor, Tensor]:
+        r = random.Random(seed)
+        size = draw_size(args, r, done)
+        set_size(model, size)
+        return total_loss(model, dense, make_example(seed, size, args), args, r)
 
     parameters = trained_parameters(model, dense, args.only_iou)
     train(rank, args, model, dense, parameters, step_loss, FIGURES, state, counts)
@@ -385,6 +406,7 @@ def parse() -> argparse.Namespace:
     add("--scaled", type=float, default=1.0, help="what the logits of --init were multiplied with, to be undone")
     add_arguments(p)
     add("--size", type=int, default=512, help="pictures of this many pixels a side, a multiple of 32")
+    add("--smaller", type=float, default=0.0, help="share of steps on smaller pictures at first; none at the end")
     add("--prompts", type=int, default=6, help="prompts of each group per picture")
     add("--photographs", type=float, default=0.6, help="share of scenes over photographs")
     add("--easy", type=float, default=0.0, help="share of easy scenes among the others")
@@ -394,6 +416,7 @@ def parse() -> argparse.Namespace:
         default=0.0,
         help="share of scenes without extra styles and camera faults among the others",
     )
+    add("--chalk", type=float, default=0.0, help="share of line drawings in their ground's colour among the others")
     add("--anywhere", type=float, default=0.0, help="share of points that may lie on the background")
     add("--only-iou", action="store_true", help="train only the head that predicts the IoU")
     add("--dense", type=float, default=0.5, help="weight of the auxiliary dense loss")

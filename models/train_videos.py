@@ -180,7 +180,7 @@ def work(rank: int, args: argparse.Namespace, model: nn.Module, head: nn.Module,
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(LEARNS))
 
-    def step_loss(seed: int) -> tuple[Tensor, Tensor]:
+    def step_loss(seed: int, done: float) -> tuple[Tensor, Tensor]:
         made = clip(seed, args.size, args.frames)
         return clip_loss(model, presence, made, args, random.Random(seed))
 
