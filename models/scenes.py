@@ -254,8 +254,10 @@ def restyle(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8]) -> 
     )
 
 
-def _sketched(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8], paper: FloatImage) -> FloatImage:
-    """Evaluation only: ink lines where the rendering has edges, hatching where it is dark, on paper."""
+def _sketched(
+    r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8], paper: FloatImage, pen: FloatImage
+) -> FloatImage:
+    """Evaluation only: lines where the rendering has edges, hatching where it is dark, in the colour `pen` on paper."""
     n = len(alpha)
     grey = cv2.GaussianBlur(rgb.mean(2), (0, 0), 0.8)
     edges = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
@@ -266,13 +268,13 @@ def _sketched(r: random.Random, rgb: FloatImage, alpha: npt.NDArray[np.uint8], p
         ink,
         alpha.astype(np.float32) / 255 - cv2.erode(alpha, np.ones((3, 3), np.uint8), borderValue=0) / 255.0,
     )
-    return (paper + r.uniform(-12, 12)) * (1 - ink[..., None]) + 35 * ink[..., None]
+    return (paper + r.uniform(-12, 12)) * (1 - ink[..., None]) + pen * ink[..., None]
 
 
 def _sprite(
     r: random.Random, pool: list[str], side: float, kind: str, easy: bool, paper: FloatImage, pen: FloatImage
 ) -> tuple[FloatImage, npt.NDArray[np.uint8]]:
-    """One object, at most 256 px a side: colours (n, n, 3) float32 and alpha (n, n) uint8; "chalk" draws with `pen`."""
+    """One object, at most 256 px a side: colours (n, n, 3) float32 and alpha (n, n) uint8; drawings are of `pen` on `paper`."""
     n = max(8, min(OBJECT_SIZE, math.ceil(side)))
     if not easy and r.random() < 0.65:
         rgba = cv2.resize(read_object(r.choice(pool)), (n, n), interpolation=cv2.INTER_AREA)
@@ -281,7 +283,7 @@ def _sprite(
         alpha = cv2.resize(shape_alpha(r, kind == "wide"), (n, n), interpolation=cv2.INTER_AREA)
         rgb, drawn = _flat(r, n) if easy else texture(r, n, kind == "wide"), False
     if kind == "sketch":
-        rgb = _sketched(r, rgb, alpha, paper)
+        rgb = _sketched(r, rgb, alpha, paper, pen)
     elif kind == "chalk":
         rgb = _line_drawing(r, rgb, alpha, paper + np.float32(r.uniform(-15, 15)), pen)
     elif kind == "wide" and drawn:
@@ -372,7 +374,7 @@ def scene(seed: int, size: int, pool: list[str], kind: str = "plain", easy: bool
     r = random.Random(seed)
     rng = np.random.default_rng(seed)
     wide, paper = kind == "wide", np.float32([r.uniform(225, 250), r.uniform(220, 245), r.uniform(205, 240)])
-    pen = paper
+    pen = np.float32([35, 35, 35])
     if kind == "chalk":
         paper, pen = _ground_and_pen(r)
     floor = max(size * size * SMALLEST_AREA, 40)
