@@ -20,7 +20,7 @@ SCENE = Path(__file__).resolve().parent / "images" / "sample_scene.png"
 #: What is set for each run, and how many masks it has to give at least, in all of its outputs. Nothing is downloaded.
 RUNS: dict[str, tuple[dict[str, str], int]] = {
     "two boxes": ({"input_box": "[[101, 132, 343, 386], [526, 387, 630, 481]]"}, 2),
-    "three candidates": ({"input_box": "", "input_point": "[222, 260]", "multimask_output": "True"}, 3),
+    "three candidates": ({"input_box": "", "input_point": "[233, 236]", "multimask_output": "True"}, 3),
     "everything": (
         {
             "input_point": "",

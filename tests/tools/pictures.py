@@ -52,9 +52,9 @@ SCENE_SMALLEST = 2000
 #: The prompts of the README's pictures, which are those of its text: the taxi; soup or pot; a shell; pot, palette
 #: and taxi; of pot and palette in one box only the pot.
 CLICK = Prompt(points=[(593, 431)])
-POINT = Prompt(points=[(222, 260)])
-ONE_POINT = Prompt(points=[(181, 620)], labels=[1])
-TWO_POINTS = Prompt(points=[(181, 620), (151, 629)], labels=[1, 0])
+POINT = Prompt(points=[(233, 236)])
+ONE_POINT = Prompt(points=[(195, 600)], labels=[1])
+TWO_POINTS = Prompt(points=[(195, 600), (137, 559)], labels=[1, 0])
 BOXES = Prompt(boxes=[(101, 132, 343, 386), (293, 222, 545, 491), (526, 387, 630, 481)])
 BOX = Prompt(boxes=[(101, 132, 545, 491)])
 BOX_AND_POINTS = Prompt(points=[(197, 273), (500, 420)], labels=[1, 0], boxes=BOX.boxes)
