@@ -1,7 +1,7 @@
 """Teach sam2_hiera_nano to follow objects through videos: its memory alone, so that its masks of pictures stay.
 
     python train_videos.py small          # 256 px, goes on from the weights in this folder
-    python train_videos.py follow         # 512 px, after it
+    python train_videos.py follow         # with one mask in place of the best of three, after it
 
 As SAM 2 is trained: clips of eight frames, objects prompted in the first one by a mask, a box or a point, then followed
 without another prompt. What was seen in a frame is remembered for the next, and the loss goes back through all of them.
