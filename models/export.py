@@ -29,7 +29,10 @@ def main() -> None:
     p.add_argument("weights", type=Path, nargs="?", default=HERE / "sam2_hiera_nano.pt", help="file to write")
     p.add_argument("--times", type=float, default=LOGIT_SCALE, help="what the logits are multiplied with")
     p.add_argument(
-        "--mean-with", type=Path, metavar="WEIGHTS", help="write the mean of the stage and of exported weights"
+        "--mean-with",
+        type=Path,
+        metavar="WEIGHTS",
+        help="write the mean of the stage and of weights exported with the same --times",
     )
     args = p.parse_args()
     model = build(IMAGE_SIZE)

@@ -39,7 +39,7 @@ FIGURES = (
     "one mask",
     "IoU refined",
 )
-LOGIT_SCALE = 12.0  # export.py multiplies the logits with it: a stability offset of 1.0 then means what SAM 2's means
+LOGIT_SCALE = 12.0  # export.py multiplies the logits with it: good masks then pass automatic mode's stability threshold
 HERE = Path(__file__).parent
 # The stages in order; what they do not name is as the command line's default. The first three start from nothing.
 STAGES: dict[str, dict[str, Any]] = {

@@ -67,7 +67,7 @@ def that_remembers(model: torch.nn.Module) -> torch.nn.Module:
             layer.cross_attn_image.out_proj.weight.mul_(10)
         model.memory_encoder.out_proj.weight.mul_(5)
         model.memory_encoder.mask_downsampler.encoder[-1].weight.mul_(10)
-        model.obj_ptr_proj.layers[-1].weight.mul_(30)
+        model.obj_ptr_proj.layers[-1].weight.mul_(30)  # with 3, masks stay the same without a pointer
     return model
 
 
