@@ -1,6 +1,6 @@
 """Train sam2_hiera_nano, one stage a call: workers share the weights (Hogwild), a picture a step.
 
-    python train.py sizes
+    python train.py deeper
 
 STAGES names the stages with their settings; any can be changed on the command line. `hogwild.py` says how a stage is
 kept, paused and resumed.
@@ -60,8 +60,12 @@ STAGES: dict[str, dict[str, Any]] = {
         "minutes": 95, "lr": 1.5e-4, "beta2": 0.999, "init": str(HERE / "sam2_hiera_nano.pt"), "scaled": LOGIT_SCALE,
         "border": 2.0, "photographs": 0.5, "plain": 0.25, "chalk": 0.2, "smaller": 0.9,
     },
+    "deeper": {
+        "minutes": 85, "lr": 2.5e-4, "beta2": 0.999, "init": str(HERE / "sam2_hiera_nano.pt"), "scaled": LOGIT_SCALE,
+        "border": 2.0, "photographs": 0.55, "plain": 0.25, "chalk": 0.25, "smaller": 0.9, "prompts": 4,
+    },
     "scores": {
-        "minutes": 6, "lr": 1e-3, "init": "sizes", "only_iou": True, "prompts": 8, "anywhere": 0.35, "refine": 0.3,
+        "minutes": 6, "lr": 1e-3, "init": "deeper", "only_iou": True, "prompts": 8, "anywhere": 0.35, "refine": 0.3,
         "keep": 0.99, "chalk": 0.2,
     },
 }  # fmt: skip

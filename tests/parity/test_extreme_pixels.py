@@ -26,7 +26,7 @@ BOXES = {
 KNOWN = {
     "astronaut.png": [133, 349, 205, 421],  # the badge
     "coffee.png": [0, 0, 150, 105],  # the dark corner
-    "clock_motion.png": [147, 100, 267, 210],  # the clock
+    "cell.png": [363, 310, 493, 439],  # the inside of a cell
     "ihc.png": [0, 278, 48, 430],  # the pale gap at the left border
     "retina.jpg": [100, 100, 1300, 1300],
 }

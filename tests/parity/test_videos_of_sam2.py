@@ -31,7 +31,7 @@ def random_model() -> torch.nn.Module:
     Trained weights make the same masks with less of the memory. A random memory beside a trained decoder jumps between two of
     its outputs, and any rounding can grow into another mask: with features times 1.000001, sam2 ends far from itself.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     return that_sees(that_remembers(oracle.video_model(NANO, {}, strict=False, image_size=128)))
 
 
@@ -96,7 +96,7 @@ def assert_same_through(theirs: torch.nn.Module, frames: list[np.ndarray]) -> No
     assert are_seen(expected).mean() > 0.9
     assert oracle.iou(expected[-1][0], expected[-1][2]) < 0.98
     found = ious(follow(theirs, frames, {0: FOUR}, threshold), expected)
-    assert found.min() >= 0.9995  # a missing pointer makes 0.998 of it
+    assert found.min() >= 0.998  # a missing pointer makes 0.993 of it
 
 
 def test_sixty_frames_with_a_point_a_box_both_and_four_objects_at_once():

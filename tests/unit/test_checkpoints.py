@@ -81,7 +81,7 @@ def test_every_model_has_a_config_of_its_size(model_name: str) -> None:
     trunk = config["model"]["image_encoder"]["trunk"]
     size = model_name.partition("hiera_")[2]
     width, blocks = {
-        "nano": (32, [1, 2, 4, 1]),
+        "nano": (32, [1, 3, 8, 1]),
         "tiny": (96, [1, 2, 7, 2]),
         "small": (96, [1, 2, 11, 2]),
         "base_plus": (112, None),  # Hiera's default

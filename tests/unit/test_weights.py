@@ -203,7 +203,7 @@ FOREIGN = {
     "nothing in the model": (lambda: saved({"model": {}}), " missing (such as "),
     "names that are numbers": (lambda: saved({"model": {1: torch.zeros(1)}}), "1 unexpected (such as 1)"),
     "names that do not print": (lambda: saved({"model": {"a\0\n": torch.zeros(1)}}), "1 unexpected (such as a\\x00\\n)"),
-    "names of another wrapper": (lambda: saved({f"net.{k}": v for k, v in state().items()}), "333 unexpected (such as net.maskmem_tpos_enc)"),
+    "names of another wrapper": (lambda: saved({f"net.{k}": v for k, v in state().items()}), "393 unexpected (such as net.maskmem_tpos_enc)"),
     "an encoder without dimensions": (lambda: saved({"image_encoder.trunk.patch_embed.proj.weight": torch.tensor(1.0)}), "1 of another shape"),
 }  # fmt: skip
 
