@@ -78,7 +78,7 @@ def assert_any_change_gives_the_masks_of_a_fresh_search(nano, search: AutomaticS
     @given(st.lists(some, min_size=3, max_size=4))
     def check(changes):
         steps = [search]
-        for change in changes:
+        for change in [*changes, {"pred_iou_thresh": 1.0}]:  # which nothing passes: not all find the same
             steps.append(replace(steps[-1], **change))
         found = [search_anew(nano, search), *(nano.generate(IMAGE, step) for step in steps[1:])]
         for step, masks in zip(steps, found, strict=True):
