@@ -41,6 +41,8 @@ FIGURES = (
 )
 LOGIT_SCALE = 12.0  # export.py multiplies the logits with it: good masks then pass automatic mode's stability threshold
 HERE = Path(__file__).parent
+# Of the stages that go on from the weights in this folder.
+ONWARD = {"init": str(HERE / "sam2_hiera_nano.pt"), "scaled": LOGIT_SCALE, "border": 2.0}
 # The stages in order; what they do not name is as the command line's default. The first three start from nothing.
 STAGES: dict[str, dict[str, Any]] = {
     "start": {
@@ -53,16 +55,14 @@ STAGES: dict[str, dict[str, Any]] = {
     },
     "large": {"size": 512, "minutes": 75, "lr": 3e-4, "init": "middle", "dense": 0.6, "dense_share": 0.34},
     "objects": {
-        "minutes": 85, "lr": 3e-4, "init": str(HERE / "sam2_hiera_nano.pt"), "scaled": LOGIT_SCALE, "border": 2.0,
-        "photographs": 0.5, "plain": 0.3,
+        **ONWARD, "minutes": 85, "lr": 3e-4, "photographs": 0.5, "plain": 0.3,
     },
     "sizes": {
-        "minutes": 95, "lr": 1.5e-4, "beta2": 0.999, "init": str(HERE / "sam2_hiera_nano.pt"), "scaled": LOGIT_SCALE,
-        "border": 2.0, "photographs": 0.5, "plain": 0.25, "chalk": 0.2, "smaller": 0.9,
+        **ONWARD, "minutes": 95, "lr": 1.5e-4, "beta2": 0.999, "photographs": 0.5, "plain": 0.25, "chalk": 0.2, "smaller": 0.9,
     },
     "deeper": {
-        "minutes": 85, "lr": 2.5e-4, "beta2": 0.999, "init": str(HERE / "sam2_hiera_nano.pt"), "scaled": LOGIT_SCALE,
-        "border": 2.0, "photographs": 0.55, "plain": 0.25, "chalk": 0.25, "smaller": 0.9, "prompts": 4,
+        **ONWARD, "minutes": 85, "lr": 2.5e-4, "beta2": 0.999, "photographs": 0.55, "plain": 0.25, "chalk": 0.25,
+        "smaller": 0.9, "prompts": 4,
     },
     "scores": {
         "minutes": 6, "lr": 1e-3, "init": "deeper", "only_iou": True, "prompts": 8, "anywhere": 0.35, "refine": 0.3,

@@ -96,7 +96,7 @@ def assert_same_through(theirs: torch.nn.Module, frames: list[np.ndarray]) -> No
     assert are_seen(expected).mean() > 0.9
     assert oracle.iou(expected[-1][0], expected[-1][2]) < 0.98
     found = ious(follow(theirs, frames, {0: FOUR}, threshold), expected)
-    assert found.min() >= 0.998  # a missing pointer makes 0.993 of it
+    assert found.min() >= 0.9995  # a missing pointer makes 0.993 of it
 
 
 def test_sixty_frames_with_a_point_a_box_both_and_four_objects_at_once():
