@@ -84,7 +84,7 @@ def load(config: Path, weights: Path, postprocessing: bool = True) -> nn.Module:
         settings.sam_mask_decoder_extra_args = POSTPROCESSING
     model = instantiate(settings, _recursive_=True)
     state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
-    model.load_state_dict({name: value.float() for name, value in state.items()})
+    model.load_state_dict(state)
     return model.eval()
 
 

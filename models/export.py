@@ -44,7 +44,7 @@ def main() -> None:
     candidate = args.weights.with_name(args.weights.name + ".new")
     save({"model": {name: value.half() for name, value in model.state_dict().items()}}, candidate)
     written = torch.load(candidate, weights_only=True)["model"]
-    build(IMAGE_SIZE).load_state_dict({name: value.float() for name, value in written.items()})
+    build(IMAGE_SIZE).load_state_dict(written)
     if not all(value.isfinite().all() for value in written.values()):
         raise ValueError(f"{args.stage} has weights that half precision cannot hold")
     if (size := candidate.stat().st_size) > MAX_BYTES:

@@ -81,7 +81,7 @@ def prepare_worker(rank: int, args: argparse.Namespace) -> None:
 def initial_weights(args: argparse.Namespace, stages: Collection[str], model: nn.Module) -> dict[str, Any]:
     """Put the weights of --init, a file or a stage's name, into the model; what else lies beside them is returned too."""
     given = torch.load(stage_file(args.init) if args.init in stages else args.init, weights_only=True)
-    model.load_state_dict({name: value.float() for name, value in given["model"].items()})
+    model.load_state_dict(given["model"])
     return given
 
 

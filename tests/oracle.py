@@ -37,7 +37,7 @@ def nano_model(apply_postprocessing: bool = True):
         }
     model = instantiate(config.model, _recursive_=True)
     weights = torch.load(MODELS / "sam2_hiera_nano.pt", weights_only=True)["model"]
-    model.load_state_dict({name: value.float() for name, value in weights.items()})
+    model.load_state_dict(weights)
     return model.eval()
 
 
