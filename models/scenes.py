@@ -333,6 +333,17 @@ def _paste(
     top[y0:y1, x0:x1][a > 0.5] = number
 
 
+def broken_pixels(r: random.Random, image: FloatImage, share: float) -> FloatImage:
+    """The image with about a share of its pixels hot or dead, or of any colour."""
+    rng = np.random.default_rng(r.getrandbits(32))
+    broken = rng.random(image.shape[:2]) < share
+    image = image.copy()
+    image[broken] = (
+        rng.choice([0, 255], (broken.sum(), 1)) if r.random() < 0.5 else rng.uniform(0, 255, (broken.sum(), 3))
+    )
+    return image
+
+
 def camera(r: random.Random, image: FloatImage) -> FloatImage:
     """Training only: exposure, grey pictures, lost resolution, blocks of JPEG, pixels that are hot or dead."""
     if r.random() < 0.2:
@@ -350,12 +361,7 @@ def camera(r: random.Random, image: FloatImage) -> FloatImage:
         )[1]
         image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR).astype(np.float32)
     if r.random() < 0.25:
-        rng, share = np.random.default_rng(r.getrandbits(32)), 10 ** r.uniform(-4, -1.8)
-        broken = rng.random(image.shape[:2]) < share
-        image = image.copy()
-        image[broken] = (
-            rng.choice([0, 255], (broken.sum(), 1)) if r.random() < 0.5 else rng.uniform(0, 255, (broken.sum(), 3))
-        )
+        image = broken_pixels(r, image, 10 ** r.uniform(-4, -1.8))
     return image
 
 

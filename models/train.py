@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from hogwild import add_arguments, initial_weights, load_state, prepare_worker, start, train
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from photo_scenes import crowd_pool, photo_scene
-from scenes import Scene, bounding_box, inner_point, scene
+from photo_scenes import crop_of, crowd_pool, grounds, photo_scene
+from scenes import Scene, bounding_box, broken_pixels, inner_point, scene
 from torch import Tensor, nn
 
 CONFIG = Path(__file__).with_name("sam2_hiera_nano.yaml")
@@ -38,6 +38,7 @@ FIGURES = (
     "error of predicted IoU, three masks",
     "one mask",
     "IoU refined",
+    "IoU with broken pixels",
 )
 LOGIT_SCALE = 12.0  # export.py multiplies the logits with it: good masks then pass automatic mode's stability threshold
 HERE = Path(__file__).parent
@@ -64,6 +65,10 @@ STAGES: dict[str, dict[str, Any]] = {
         **ONWARD, "minutes": 85, "lr": 2.5e-4, "beta2": 0.999, "photographs": 0.55, "plain": 0.25, "chalk": 0.25,
         "smaller": 0.9, "prompts": 4,
     },
+    "steady": {
+        **ONWARD, "minutes": 20, "lr": 1e-4, "beta2": 0.999, "photographs": 0.5, "plain": 0.35, "chalk": 0.2,
+        "smaller": 0.7, "prompts": 4, "steady": 0.4, "boxes_alone": 0.5,
+    },
     "scores": {
         "minutes": 6, "lr": 1e-3, "init": "deeper", "only_iou": True, "prompts": 8, "anywhere": 0.35, "refine": 0.3,
         "keep": 0.99, "chalk": 0.2,
@@ -79,7 +84,8 @@ class Example:
         image: (size, size, 3) uint8.
         points, labels: (K, 1, 2) float32 pixels and (K, 1) int32, all ones.
         point_masks: (K, size / 4, size / 4) float32, the share of each cell that the wanted object covers.
-        boxes, box_labels: (K, 5, 2) and (K, 5); label 2, 3 is a box's corner, 1, 0 a point, -1 padding.
+        boxes, box_labels: (K, 5, 2) and (K, 5); label 2, 3 is a box's corner, 1, 0 a point, -1 padding. Or (K, 2, 2) and
+            (K, 2): boxes alone.
         box_masks: (K, size / 4, size / 4) float32.
         objects: (size / 4, size / 4) int64, the number of the visible object, 0 for background.
     """
@@ -161,19 +167,21 @@ def make_example(seed: int, size: int, args: argparse.Namespace) -> Example:
         else:
             points.append([inner_point(made.masks[i], r, r.random() < 0.8)])
             point_masks.append(low[i])
-    for_boxes = choose()
+    for_boxes, alone = choose(), r.random() < args.boxes_alone
     boxes, labels = np.zeros((args.prompts, 5, 2), np.float32), -np.ones((args.prompts, 5), np.int32)
     for k, i in enumerate(for_boxes):
         mask, what, used = made.masks[i], r.random(), 0
-        if what < 0.8:
+        if alone or what < 0.8:
             boxes[k, :2] = loose_box(mask, r)
             labels[k, :2], used = (2, 3), 2
-        if what > 0.6:
+        if not alone and what > 0.6:
             for _ in range(r.randint(1, 3)):
                 wanted = used == 0 or r.random() < 0.7
                 boxes[k, used] = inner_point(mask if wanted else around(mask), r, wanted)
                 labels[k, used] = wanted
                 used += 1
+    if alone:  # as users give them: padding would be tokens too
+        boxes, labels = boxes[:, :2], labels[:, :2]
     objects = np.zeros(low[0].shape, np.int64)
     for i, cells in enumerate(low):
         objects[cells > 0.5] = i + 1
@@ -347,7 +355,7 @@ def refinement(
 def total_loss(
     model: nn.Module, dense: Dense, example: Example, args: argparse.Namespace, r: random.Random
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss of a step and what is logged of it, in the order of FIGURES, (5,)."""
+    """Return the loss of a step and what is logged of it, in the order of FIGURES without the last, (5,)."""
 
     def judge(logits: Tensor, wanted: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return mask_loss(logits, wanted, predicted, args.focal, args.balance, args.border)
@@ -378,17 +386,51 @@ def total_loss(
     return loss, figures
 
 
+def steady_loss(
+    model: nn.Module, teacher: nn.Module, size: int, args: argparse.Namespace, r: random.Random
+) -> tuple[Tensor, Tensor]:
+    """The loss of a photograph's crop, mostly with broken pixels, of which the masks of any boxes are to be those that the
+    weights at the stage's start give on the crop without them; and the mean IoU of both.
+
+    No mask of the crop is known. Weights that learn may not say themselves what they are to hold to: what holds best is then
+    the same mask for every box.
+    """
+    clean = crop_of(r, r.choice(grounds()), size, 0.4)
+    broken = broken_pixels(r, clean, 10 ** r.uniform(-3, -1.8)) if r.random() < 0.8 else clean
+    boxes = np.zeros((args.prompts, 2, 2), np.float32)
+    for box in boxes:
+        sides = [size * math.exp(r.uniform(math.log(0.08), 0)) for _ in range(2)]
+        box[0] = [r.uniform(0, size - side) for side in sides]
+        box[1] = box[0] + sides
+    prompts = torch.from_numpy(boxes), torch.tensor([[2, 3]] * args.prompts, dtype=torch.int32)
+    set_size(teacher, size)
+    with torch.no_grad():
+        wanted = decode(teacher, encode(teacher, clean.astype(np.uint8)), *prompts, False)[0][:, 0] > 0
+    logits, predicted = decode(model, encode(model, broken.astype(np.uint8)), *prompts, False)
+    loss, _, iou = mask_loss(logits, wanted.float(), predicted, args.focal, args.balance, args.border)
+    return loss.mean(), iou.mean()
+
+
 def work(rank: int, args: argparse.Namespace, model: nn.Module, dense: Dense, state: dict, counts: Tensor) -> None:
     """Compose a scene and step until the time is up."""
     prepare_worker(rank, args)
     if args.compile:
         model.image_encoder.forward = torch.compile(model.image_encoder.forward)
 
+    teacher = build(args.size)
+    if args.steady:
+        initial_weights(args, STAGES, teacher)
+        scale_logits(teacher, 1 / args.scaled)
+
     def step_loss(seed: int, done: float) -> tuple[Tensor, Tensor]:
         r = random.Random(seed)
         size = draw_size(args, r, done)
         set_size(model, size)
-        return total_loss(model, dense, make_example(seed, size, args), args, r)
+        if r.random() < args.steady:
+            loss, iou = steady_loss(model, teacher, size, args, r)
+            return loss, torch.cat([torch.full((len(FIGURES) - 1,), math.nan), iou[None]])
+        loss, figures = total_loss(model, dense, make_example(seed, size, args), args, r)
+        return loss, torch.cat([figures, torch.tensor([math.nan])])
 
     parameters = trained_parameters(model, dense, args.only_iou)
     train(rank, args, model, dense, parameters, step_loss, FIGURES, state, counts)
@@ -421,12 +463,14 @@ def parse() -> argparse.Namespace:
         help="share of scenes without extra styles and camera faults among the others",
     )
     add("--chalk", type=float, default=0.0, help="share of line drawings in their ground's colour among the others")
+    add("--boxes-alone", type=float, default=0.0, help="share of pictures of which all boxes come without points")
     add("--anywhere", type=float, default=0.0, help="share of points that may lie on the background")
     add("--only-iou", action="store_true", help="train only the head that predicts the IoU")
     add("--dense", type=float, default=0.5, help="weight of the auxiliary dense loss")
     add("--dense-share", type=float, default=0.25, help="share of steps with the dense loss")
     add_loss_arguments(p)
     add("--box-weight", type=float, default=1.3, help="weight of the one-mask output beside the three-mask output")
+    add("--steady", type=float, default=0.0, help="share of steps that make masks steady against broken pixels")
     add("--refine", type=float, default=0.15, help="share of steps with a mask as prompt")
     add("--compile", action="store_true", help="torch.compile the image encoder (needs a C++ compiler)")
     p.set_defaults(**STAGES[p.parse_args().stage])
