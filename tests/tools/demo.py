@@ -383,7 +383,7 @@ def what_next(model: str, samples: bool) -> str:
     lines = []
     if model == "sam2_hiera_nano":
         lines.append(
-            "These masks are those of a trial model of 8 MB. A real one: make demo MODEL=sam2.1_hiera_small (184 MB)."
+            "These masks are those of a trial model of 10 MB. A real one: make demo MODEL=sam2.1_hiera_small (184 MB)."
         )
     if samples:
         lines.append("A picture of yours: make demo IMAGE=photo.jpg POINT=120,80 BOX=20,30,200,180")
