@@ -166,7 +166,8 @@ def train(
         if step % LOG_EVERY_STEPS == 0:
             values = torch.stack(recent).nanmean(0).tolist()
             recent.clear()
-            listed = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, values, strict=True))
+            known = [(name, value) for name, value in zip(names, values, strict=True) if not math.isnan(value)]
+            listed = ", ".join(f"{name} {value:.3f}" for name, value in known)
             logger.info("%d steps, %.1f of %g min: %s", counts.sum(), elapsed / 60, args.minutes, listed)
         if time.time() - saved > SAVE_EVERY_S:
             saved = time.time()

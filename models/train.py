@@ -170,11 +170,11 @@ def make_example(seed: int, size: int, args: argparse.Namespace) -> Example:
     for_boxes, alone = choose(), r.random() < args.boxes_alone
     boxes, labels = np.zeros((args.prompts, 5, 2), np.float32), -np.ones((args.prompts, 5), np.int32)
     for k, i in enumerate(for_boxes):
-        mask, what, used = made.masks[i], r.random(), 0
-        if alone or what < 0.8:
+        mask, what, used = made.masks[i], r.uniform(0, 0.6 if alone else 1), 0
+        if what < 0.8:
             boxes[k, :2] = loose_box(mask, r)
             labels[k, :2], used = (2, 3), 2
-        if not alone and what > 0.6:
+        if what > 0.6:
             for _ in range(r.randint(1, 3)):
                 wanted = used == 0 or r.random() < 0.7
                 boxes[k, used] = inner_point(mask if wanted else around(mask), r, wanted)
@@ -355,7 +355,7 @@ def refinement(
 def total_loss(
     model: nn.Module, dense: Dense, example: Example, args: argparse.Namespace, r: random.Random
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss of a step and what is logged of it, in the order of FIGURES without the last, (5,)."""
+    """Return the loss of a step and what is logged of it, in the order of FIGURES, (6,)."""
 
     def judge(logits: Tensor, wanted: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return mask_loss(logits, wanted, predicted, args.focal, args.balance, args.border)
@@ -377,7 +377,7 @@ def total_loss(
         loss_c, error_c, iou_c = judge(refined, example.point_masks, predicted)
         shape_loss, iou_loss = shape_loss + loss_c.mean(), iou_loss + error_c.mean()
         refined_iou = iou_c.mean()
-    figures = torch.cat([figures, refined_iou[None]])
+    figures = torch.cat([figures, torch.stack([refined_iou, torch.tensor(math.nan)])])
     if args.only_iou:
         return iou_loss / 2, figures
     loss = (shape_loss + iou_loss) / 2
@@ -389,11 +389,10 @@ def total_loss(
 def steady_loss(
     model: nn.Module, teacher: nn.Module, size: int, args: argparse.Namespace, r: random.Random
 ) -> tuple[Tensor, Tensor]:
-    """The loss of a photograph's crop, mostly with broken pixels, of which the masks of any boxes are to be those that the
-    weights at the stage's start give on the crop without them; and the mean IoU of both.
+    """Return the loss of a step on a photograph, mostly with broken pixels, and what is logged of it, as `total_loss` does.
 
-    No mask of the crop is known. Weights that learn may not say themselves what they are to hold to: what holds best is then
-    the same mask for every box.
+    The wanted masks of some random boxes are those that `teacher`, the weights at the stage's start, gives without the broken
+    pixels. If the weights that are trained gave them, the same mask for every box would be the easiest answer.
     """
     clean = crop_of(r, r.choice(grounds()), size, 0.4)
     broken = broken_pixels(r, clean, 10 ** r.uniform(-3, -1.8)) if r.random() < 0.8 else clean
@@ -408,7 +407,14 @@ def steady_loss(
         wanted = decode(teacher, encode(teacher, clean.astype(np.uint8)), *prompts, False)[0][:, 0] > 0
     logits, predicted = decode(model, encode(model, broken.astype(np.uint8)), *prompts, False)
     loss, _, iou = mask_loss(logits, wanted.float(), predicted, args.focal, args.balance, args.border)
-    return loss.mean(), iou.mean()
+    return loss.mean(), torch.tensor([math.nan] * (len(FIGURES) - 1) + [iou.mean()])
+
+
+def put_initial(args: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
+    """Put the weights of --init into the model, with logits as in training; what else lies beside them is returned."""
+    given = initial_weights(args, STAGES, model)
+    scale_logits(model, 1 / args.scaled)
+    return given
 
 
 def work(rank: int, args: argparse.Namespace, model: nn.Module, dense: Dense, state: dict, counts: Tensor) -> None:
@@ -417,20 +423,17 @@ def work(rank: int, args: argparse.Namespace, model: nn.Module, dense: Dense, st
     if args.compile:
         model.image_encoder.forward = torch.compile(model.image_encoder.forward)
 
-    teacher = build(args.size)
     if args.steady:
-        initial_weights(args, STAGES, teacher)
-        scale_logits(teacher, 1 / args.scaled)
+        teacher = build(args.size)
+        put_initial(args, teacher)
 
     def step_loss(seed: int, done: float) -> tuple[Tensor, Tensor]:
         r = random.Random(seed)
         size = draw_size(args, r, done)
         set_size(model, size)
         if r.random() < args.steady:
-            loss, iou = steady_loss(model, teacher, size, args, r)
-            return loss, torch.cat([torch.full((len(FIGURES) - 1,), math.nan), iou[None]])
-        loss, figures = total_loss(model, dense, make_example(seed, size, args), args, r)
-        return loss, torch.cat([figures, torch.tensor([math.nan])])
+            return steady_loss(model, teacher, size, args, r)
+        return total_loss(model, dense, make_example(seed, size, args), args, r)
 
     parameters = trained_parameters(model, dense, args.only_iou)
     train(rank, args, model, dense, parameters, step_loss, FIGURES, state, counts)
@@ -484,8 +487,7 @@ def main() -> None:
     model, dense = build(args.size).train(), Dense()
     state = load_state(args, model, dense)
     if not state and args.init:
-        given = initial_weights(args, STAGES, model)
-        scale_logits(model, 1 / args.scaled)
+        given = put_initial(args, model)
         if "dense" in given:
             dense.load_state_dict(given["dense"])
     elif not state:
