@@ -94,7 +94,7 @@ CATALOGUE: dict[str, Checkpoint] = {
             224.4,
         ),
         # Versioned with the code, so there is nothing to verify.
-        Checkpoint("sam2_hiera_nano", str(MODELS_FOLDER / "sam2_hiera_nano.yaml"), None, None, None, 3.9),
+        Checkpoint("sam2_hiera_nano", str(MODELS_FOLDER / "sam2_hiera_nano.yaml"), None, None, None, 4.7),
     )
 }
 MODEL_NAMES: tuple[str, ...] = tuple(CATALOGUE)

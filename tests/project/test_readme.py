@@ -23,6 +23,8 @@ from pycocotools.coco import COCO
 from tools.detector import install
 from tools.parameter_list import parameter_list
 
+from infer_segment_anything_2.segmentation.catalogue import CATALOGUE
+
 README = (ROOT / "README.md").read_text()
 #: The README and its pages, by their paths.
 DOCUMENTS = {
@@ -132,6 +134,17 @@ def shown(monkeypatch):
     pictures = []
     monkeypatch.setattr(Image.Image, "show", lambda self, *args, **kwargs: pictures.append(self))
     return pictures
+
+
+def test_the_table_of_models_says_what_the_catalogue_does():
+    rows = re.findall(r"^\| (`sam2.*) \| (\d+(?:\.\d)?) M, (bundled|\d+ MB) \|$", README, flags=re.MULTILINE)
+    said = {name: (float(count), load) for names, count, load in rows for name in re.findall("`(.*?)`", names)}
+    assert said.keys() == CATALOGUE.keys()
+    for name, (count, load) in said.items():
+        entry = CATALOGUE[name]
+        assert count == round(entry.parameters_millions, 1 if count < 10 else None), name
+        assert (load == "bundled") == (entry.url is None), name
+        assert entry.bytes is None or load == f"{entry.bytes / 1e6:.0f} MB", name
 
 
 @pytest.fixture

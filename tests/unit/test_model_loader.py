@@ -445,3 +445,8 @@ from sam2.build_sam import build_sam2
 load_nano()
 build_sam2("configs/sam2/sam2_hiera_t.yaml", device="cpu")
 """)
+
+
+def test_the_catalogue_says_how_large_the_bundled_model_is(nano):
+    count = sum(map(torch.numel, nano.predictor.model.parameters()))
+    assert count / 1e6 == pytest.approx(CATALOGUE["sam2_hiera_nano"].parameters_millions, abs=0.05)

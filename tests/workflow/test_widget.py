@@ -835,7 +835,7 @@ def test_the_state_of_the_chosen_checkpoint_is_shown(driver, tmp_path, monkeypat
             QTest.keyClick(box, Key.Key_Down if down else Key.Key_Up)
         states[name] = driver.text("checkpoint_state")
     assert states == {
-        "sam2_hiera_nano": "3.9 million parameters; bundled with the plugin, for trying out.",
+        "sam2_hiera_nano": "4.7 million parameters; bundled with the plugin, for trying out.",
         "sam2_hiera_tiny": "38.9 million parameters; will be downloaded at the first run: 156 MB.",
         "sam2_hiera_base_plus": "80.8 million parameters; will be downloaded at the first run: about 323 MB.",
     }
