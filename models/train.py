@@ -66,8 +66,8 @@ STAGES: dict[str, dict[str, Any]] = {
         "smaller": 0.9, "prompts": 4,
     },
     "steady": {
-        **ONWARD, "minutes": 20, "lr": 1e-4, "beta2": 0.999, "photographs": 0.5, "plain": 0.35, "chalk": 0.2,
-        "smaller": 0.7, "prompts": 4, "steady": 0.4, "boxes_alone": 0.5,
+        **ONWARD, "minutes": 85, "lr": 2e-4, "beta2": 0.999, "photographs": 0.6, "plain": 0.35, "chalk": 0.2,
+        "smaller": 0.8, "prompts": 4, "steady": 0.3, "boxes_alone": 0.5,
     },
     "scores": {
         "minutes": 6, "lr": 1e-3, "init": "deeper", "only_iou": True, "prompts": 8, "anywhere": 0.35, "refine": 0.3,
