@@ -103,24 +103,50 @@ def test_sixty_frames_with_a_point_a_box_both_and_four_objects_at_once():
     assert_same_through(random_model(), moving_window(60))
 
 
-def assert_trained_memory_is_the_same_through(frames: list[np.ndarray], **size: int) -> None:
-    theirs = oracle.video_model(NANO, oracle.nano_model().state_dict(), **size)
+def trained(**size: int) -> torch.nn.Module:
+    """sam2's predictor with the bundled model and its trained memory."""
+    return oracle.video_model(NANO, oracle.nano_model().state_dict(), **size)
+
+
+def four_followed(theirs: torch.nn.Module, frames: list[np.ndarray]) -> list[np.ndarray]:
+    """sam2's masks of the four objects, (4, H, W) of each frame."""
     state = oracle.video_state(theirs, frames)
     prompt(theirs, state, dict(enumerate(FOUR)))
-    expected = at(0, oracle.followed(theirs, state))
-    assert are_seen(expected).mean() > 0.9
-    assert ious(follow(theirs, frames, {0: FOUR}, 0), expected).min() >= 0.995
+    return at(0, oracle.followed(theirs, state))
 
 
 def test_the_trained_memory_follows_as_sam2_does():
-    assert_trained_memory_is_the_same_through(moving_window(20), image_size=256)
+    theirs, frames = trained(image_size=256), moving_window(20)
+    expected = four_followed(theirs, frames)
+    assert are_seen(expected).mean() > 0.9
+    assert ious(follow(theirs, frames, {0: FOUR}, 0), expected).min() >= 0.995
 
 
 @pytest.mark.slow
 def test_sixty_frames_at_the_models_own_size():
     """With the trained memory. With a random one at this size any rounding grows into another mask: sam2 with its own features
-    times 1.000001 differs from itself after twelve frames, and ends at an IoU of 0.22."""
-    assert_trained_memory_is_the_same_through(moving_window(60))
+    times 1.000001 differs from itself after twelve frames, and ends at an IoU of 0.22. With the trained one it does so in a few
+    frames alone (0.976 there), so compared are the masks that sam2 gives again with such features."""
+    theirs, frames = trained(), moving_window(60)
+    expected = four_followed(theirs, frames)
+    assert (are_seen(expected).mean(axis=0) > 0.5).all()
+    found = ious(follow(theirs, frames, {0: FOUR}, 0), expected)
+    again = ious(four_followed(with_other_rounding(theirs), frames), expected)
+    steady = again >= 0.9995
+    assert steady.mean() > 0.9
+    assert found[steady].min() >= 0.995
+
+
+def with_other_rounding(theirs: torch.nn.Module) -> torch.nn.Module:
+    """`theirs`, from now on with its features times 1.000001."""
+    exact = theirs.forward_image
+
+    def forward_image(images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+        features = exact(images)
+        return features | {"backbone_fpn": [level * 1.000001 for level in features["backbone_fpn"]]}
+
+    theirs.forward_image = forward_image
+    return theirs
 
 
 def test_what_comes_later_joins_and_the_others_go_on():
