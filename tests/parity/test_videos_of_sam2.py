@@ -86,11 +86,16 @@ def are_seen(masks: list[np.ndarray]) -> np.ndarray:
     return (shares > 0.02) & (shares < 0.98)
 
 
-def assert_same_through(theirs: torch.nn.Module, frames: list[np.ndarray]) -> None:
-    """The masks of the four objects are sam2's in each frame; they are seen, and they are not the same."""
+def four_followed(theirs: torch.nn.Module, frames: list[np.ndarray]) -> list[np.ndarray]:
+    """sam2's logits of the four objects, (4, H, W) of each frame."""
     state = oracle.video_state(theirs, frames)
     prompt(theirs, state, dict(enumerate(FOUR)))
-    logits = oracle.followed(theirs, state)
+    return oracle.followed(theirs, state)
+
+
+def assert_same_through(theirs: torch.nn.Module, frames: list[np.ndarray]) -> None:
+    """The masks of the four objects are sam2's in each frame; they are seen, and they are not the same."""
+    logits = four_followed(theirs, frames)
     threshold = threshold_of(logits)
     expected = at(threshold, logits)
     assert are_seen(expected).mean() > 0.9
@@ -108,16 +113,9 @@ def trained(**size: int) -> torch.nn.Module:
     return oracle.video_model(NANO, oracle.nano_model().state_dict(), **size)
 
 
-def four_followed(theirs: torch.nn.Module, frames: list[np.ndarray]) -> list[np.ndarray]:
-    """sam2's masks of the four objects, (4, H, W) of each frame."""
-    state = oracle.video_state(theirs, frames)
-    prompt(theirs, state, dict(enumerate(FOUR)))
-    return at(0, oracle.followed(theirs, state))
-
-
 def test_the_trained_memory_follows_as_sam2_does():
     theirs, frames = trained(image_size=256), moving_window(20)
-    expected = four_followed(theirs, frames)
+    expected = at(0, four_followed(theirs, frames))
     assert are_seen(expected).mean() > 0.9
     assert ious(follow(theirs, frames, {0: FOUR}, 0), expected).min() >= 0.995
 
@@ -128,10 +126,10 @@ def test_sixty_frames_at_the_models_own_size():
     times 1.000001 differs from itself after twelve frames, and ends at an IoU of 0.22. With the trained one it does so in a few
     frames alone (0.976 there), so compared are the masks that sam2 gives again with such features."""
     theirs, frames = trained(), moving_window(60)
-    expected = four_followed(theirs, frames)
+    expected = at(0, four_followed(theirs, frames))
     assert (are_seen(expected).mean(axis=0) > 0.5).all()
     found = ious(follow(theirs, frames, {0: FOUR}, 0), expected)
-    again = ious(four_followed(with_other_rounding(theirs), frames), expected)
+    again = ious(at(0, four_followed(with_other_rounding(theirs), frames)), expected)
     steady = again >= 0.9995
     assert steady.mean() > 0.9
     assert found[steady].min() >= 0.995
