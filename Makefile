@@ -9,7 +9,7 @@ VENV   := $(WORK)/venv
 QT5    := $(WORK)/qt5
 QT6    := $(WORK)/qt6
 READERS := $(WORK)/readers
-READY  := $(VENV)/ready-$(shell cat requirements.txt tests/requirements.txt | cksum | cut -d' ' -f1)
+READY  := $(VENV)/ready-$(shell cat build-requirements.txt requirements.txt tests/requirements.txt | cksum | cut -d' ' -f1)
 HUB    := $(WORK)/hub
 OUT    ?= $(WORK)/demo
 PACKAGE ?= $(WORK)/infer_segment_anything_2.zip
@@ -49,12 +49,12 @@ help:
 setup: $(READY) $(QT5)/ready $(QT6)/ready
 
 # Without build isolation, as Ikomia's hub installs a plugin: with it, pip would download a second torch to build sam2.
-$(READY): requirements.txt tests/requirements.txt
+$(READY): build-requirements.txt requirements.txt tests/requirements.txt
 	@echo "Setting up in $(VENV): some minutes, once."
 	@mkdir -p $(WORK)
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check setuptools wheel
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r build-requirements.txt
 	@SAM2_BUILD_CUDA=0 $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
 		-r requirements.txt -r tests/requirements.txt
 	@touch $@
@@ -92,7 +92,8 @@ test-slow: $(READY)
 	@$(VENV)/bin/python -m pytest -m slow
 	@FUZZ_EXAMPLES=4000 $(VENV)/bin/python -m pytest tests/hostile/test_fuzz.py
 
-# New environments with ikomia and torch alone, the latter by links to the one of $(VENV). Ikomia installs the rest.
+# New environments with ikomia and torch alone, the latter by links to the one of $(VENV). Ikomia installs the rest, and pip builds
+# sam2 there: without a cache, which has it built already.
 test-install: $(READY) $(READERS)/ready
 	@YOLO_CONFIG_DIR=$(READERS) $(READERS)/bin/python tests/install/read_exports.py
 	@rm -rf $(HUB)
@@ -101,9 +102,9 @@ test-install: $(READY) $(READERS)/ready
 		echo "Installing from a hub with ikomia $$version:"; \
 		$(PYTHON) -m venv $(HUB)/$$version; \
 		echo $(HUB)/torch > $$($(HUB)/$$version/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/torch.pth; \
-		$(HUB)/$$version/bin/python -m pip install --quiet --disable-pip-version-check ikomia==$$version setuptools wheel; \
+		$(HUB)/$$version/bin/python -m pip install --quiet --disable-pip-version-check ikomia==$$version; \
 		mkdir -p $(HUB)/home-$$version; \
-		HOME=$(HUB)/home-$$version SAM2_BUILD_CUDA=0 $(HUB)/$$version/bin/python tests/install/from_hub.py; \
+		HOME=$(HUB)/home-$$version SAM2_BUILD_CUDA=0 PIP_NO_CACHE_DIR=1 $(HUB)/$$version/bin/python tests/install/from_hub.py; \
 		$(HUB)/$$version/bin/python -m pip install --quiet --disable-pip-version-check "ikomia-cli[full]" ikomia==$$version; \
 		HOME=$(HUB)/home-$$version $(HUB)/$$version/bin/python tests/install/pack.py; \
 	done
