@@ -12,7 +12,7 @@ all of its frames, with the same name and id; its mask is empty where it is not 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +23,7 @@ from .masks import MAX_LABELS, Masks
 from .objects import Object
 from .progress import Progress
 from .request import Request
+from .search import FILTERS
 
 if TYPE_CHECKING:  # they import torch
     from .segmenter import Segmenter
@@ -47,6 +48,36 @@ class Place:
     frame_count: int | None = None
 
 
+def _no_boxes() -> npt.NDArray[np.float32]:
+    return np.zeros((0, 4), np.float32)
+
+
+@dataclass
+class _Remembered:
+    """What is remembered of a sequence; there is no tracker before something is followed.
+
+    Attributes:
+        key: a frame with another one begins a sequence.
+        found_range: the values that are black and white in its first frame, where none are given.
+        place, pixels, settings: of the last frame, and what its masks depend on besides; no pixels outside of videos.
+        is_first: whether the last frame was the first one.
+        masks: of the last frame.
+        boxes: (N, 4) xyxy, where each object was seen last; of one that never was, where it was pointed at.
+        detected: (N, 4) xyxy, the detection that belonged to each object in the last frame; zeros where none did.
+    """
+
+    tracker: Tracker | None = None
+    key: tuple[Hashable, ...] = ()
+    found_range: Range | None = None
+    place: Place = Place()
+    pixels: bytes | None = None
+    settings: Hashable = None
+    is_first: bool = True
+    masks: Masks | None = None
+    boxes: npt.NDArray[np.float32] = field(default_factory=_no_boxes)
+    detected: npt.NDArray[np.float32] = field(default_factory=_no_boxes)
+
+
 class Sequence:
     """The frames of one video after another, in which objects are followed.
 
@@ -56,19 +87,15 @@ class Sequence:
 
     def __init__(self, warn: Callable[[str], None]) -> None:
         self._warn = warn
+        self.shown: Range | None = None  #: the values that the model saw as black and as white in the last frame
         self.start()
 
     def start(self) -> None:
-        """Let the next frame be the first of a sequence; what is remembered of earlier ones is freed."""
-        self._tracker: Tracker | None = None
-        self.shown: Range | None = (
-            None  #: the values of this sequence that are shown to the model as black and as white
-        )
-        self._key: tuple[Hashable, ...] = ()
-        self._place = Place()
-        self._image: npt.NDArray[np.uint8] | None = None  # of the last frame
-        self._masks: Masks | None = None  # of the last frame
-        self._boxes = np.zeros((0, 4), np.float32)  # xyxy, where each object was seen last
+        """Let the next frame be the first of a sequence; what is remembered of earlier ones is freed.
+
+        A frame that is under way in another thread comes to its end, and counts for nothing after it.
+        """
+        self._remembered = _Remembered()
 
     def frame(
         self,
@@ -87,7 +114,8 @@ class Sequence:
             segmenter: of the model.
             image: as :func:`.to_rgb8` takes it.
             request: what is pointed at, or searched for, in a first frame.
-            place: of the frame. The same position with the same picture is the same frame again.
+            place: of the frame. The same position with the same picture is the same frame again and gives the same masks;
+                where it is the first one, a change of what they depend on begins anew.
             may_join: somebody found the objects in this very frame, and those that are not followed yet join. Other objects are
                 prompts for the first frame.
             intensity_range: the values shown as black and as white; None: those of the first frame of the sequence, since an
@@ -98,31 +126,43 @@ class Sequence:
             Masks with an id for each object; none where there was nothing to follow yet.
         """
         key = (image.shape, place.video, "found" if may_join else _prompts(request))
-        is_other_model = self._tracker is not None and self._tracker.predictor is not segmenter.predictor
-        if is_other_model or key != self._key or _is_back(place.position, self._place.position):
+        settings = (*_settings(request), intensity_range)
+        pixels = image.tobytes() if place.position is not None else None
+        known = self._remembered  # held, since somebody may start another sequence meanwhile
+        is_other_model = known.tracker is not None and known.tracker.predictor is not segmenter.predictor
+        is_same = pixels is not None and (place, pixels) == (known.place, known.pixels)
+        is_changed = settings != known.settings
+        if (
+            is_other_model
+            or key != known.key
+            or _is_back(place.position, known.place.position)
+            or (is_same and is_changed and known.is_first)
+        ):
             self.start()
-        self.shown = intensity_range or self.shown or shown_range(image)
+            known = self._remembered
+        elif is_same and known.masks is not None:
+            if is_changed:
+                self._warn("This frame was segmented already: what was changed counts from the next one on.")
+            return known.masks
+        if intensity_range is None and known.found_range is None:
+            known.found_range = shown_range(image)
+        self.shown = intensity_range or known.found_range
         rgb8 = to_rgb8(image, self.shown)
-        if self._masks is not None and self._is_same(rgb8, place):
-            return self._masks
-        if self._tracker is None:
-            masks = self._first(segmenter, rgb8, request, place, progress)
+        is_first = known.tracker is None
+        if known.tracker is None or known.masks is None:
+            masks = self._first(known, segmenter, rgb8, request, place, progress)
         else:
-            masks = self._next(self._tracker, segmenter, rgb8, request, may_join, progress)
-        if self._tracker is not None:
-            self._key, self._place, self._masks = key, place, masks
-            self._image = rgb8.copy() if place.position is not None else None
+            masks = self._next(known, segmenter, rgb8, request, may_join, progress)
+        if known.tracker is not None:
+            known.key, known.place, known.pixels, known.settings = key, place, pixels, settings
+            known.is_first, known.masks = is_first, masks
             seen = masks.areas > 0
-            self._boxes = np.concatenate([self._boxes, np.zeros((len(masks) - len(self._boxes), 4), np.float32)])
-            self._boxes[seen] = masks.boxes_xyxy[seen]
+            known.boxes[seen] = masks.boxes_xyxy[seen]
         return masks
-
-    def _is_same(self, image: npt.NDArray[np.uint8], place: Place) -> bool:
-        """Whether the frame is the last one again."""
-        return self._image is not None and place == self._place and np.array_equal(image, self._image)
 
     def _first(
         self,
+        known: _Remembered,
         segmenter: Segmenter,
         image: npt.NDArray[np.uint8],
         request: Request,
@@ -143,13 +183,15 @@ class Sequence:
         places, added = segmenter.begin(tracker, image, objects, mask_threshold=threshold, input_size_percent=percent)
         if request.search is None:
             self._say_how_many(sum(thing.is_prompt for thing in request.objects))
+        things = [Object()] * len(places) if request.search is not None else [request.objects[k] for k in places]
         if len(tracker):
-            self._tracker = tracker
-        return _with(masks, added, [request.objects[k] for k in places] if request.search is None else None)
+            known.tracker = tracker
+            known.boxes, known.detected = _boxes_of(things), _boxes_of(things)
+        return _with(masks, added, things)
 
     def _next(
         self,
-        tracker: Tracker,
+        known: _Remembered,
         segmenter: Segmenter,
         image: npt.NDArray[np.uint8],
         request: Request,
@@ -158,18 +200,19 @@ class Sequence:
     ) -> Masks:
         """The masks of a later frame."""
         percent, threshold = request.input_size_percent, request.mask_threshold
+        tracker, before = known.tracker, known.masks
+        assert tracker is not None
+        assert before is not None
         followed = segmenter.follow(
             tracker, image, mask_threshold=threshold, input_size_percent=percent, progress=progress
         )
-        assert self._masks is not None
-        before = self._masks
         masks = replace(followed, names=before.names, ids=before.ids, confidences=before.confidences, is_followed=True)
         if not may_join:
             return masks
         boxes = masks.boxes_xyxy
         hidden = masks.areas == 0
-        boxes[hidden] = self._boxes[hidden]
-        new = [thing for thing in request.objects if _is_new(thing, boxes)]
+        boxes[hidden] = known.boxes[hidden]
+        new, known.detected = _told_apart(request.objects, boxes, known.detected)
         room = MAX_LABELS - len(tracker)
         self._say_how_many(len(tracker) + len(new))
         if not new or not room:
@@ -177,7 +220,10 @@ class Sequence:
         places, added = segmenter.begin(
             tracker, image, new, at_most=room, mask_threshold=threshold, input_size_percent=percent
         )
-        return _with(masks, added, [new[k] for k in places])
+        things = [new[k] for k in places]
+        known.boxes = np.concatenate([known.boxes, _boxes_of(things)])
+        known.detected = np.concatenate([known.detected, _boxes_of(things)])
+        return _with(masks, added, things)
 
     def _say_how_many(self, count: int) -> None:
         if count > MAX_LABELS:
@@ -187,9 +233,8 @@ class Sequence:
             )
 
 
-def _with(masks: Masks, added: Masks, objects: list[Object] | None) -> Masks:
-    """Followed masks with those of objects that are followed from this frame on; None: of nameless ones that a search found."""
-    things = [Object()] * len(added) if objects is None else objects
+def _with(masks: Masks, added: Masks, things: list[Object]) -> Masks:
+    """Followed masks with those of objects that are followed from this frame on."""
     taken = {number for number in masks.ids if number is not None}
     ids = list(masks.ids)
     for thing in things:
@@ -219,13 +264,51 @@ def _prompts(request: Request) -> Hashable:
     )
 
 
+def _settings(request: Request) -> tuple[Hashable, ...]:
+    """What tells apart requests that give other masks of a first frame."""
+    search = request.search
+    asked = (_prompts(request), request.mask_threshold, request.input_size_percent)
+    return asked if search is None else (*asked, search.without_filters(), *(getattr(search, name) for name in FILTERS))
+
+
 def _is_back(position: int | None, last: int | None) -> bool:
     return position is not None and last is not None and position < last
 
 
-def _is_new(thing: Object, boxes: npt.NDArray[np.float32]) -> bool:
-    """Whether an object overlaps none of the followed ones, whose boxes are (N, 4) xyxy."""
-    return thing.box is not None and bool((_box_ious(thing.box, boxes) < SAME_OBJECT_IOU).all())
+def _boxes_of(things: list[Object]) -> npt.NDArray[np.float32]:
+    """(N, 4) xyxy: where objects are pointed at; zeros, which overlap nothing, where that is by points."""
+    return np.array([np.zeros(4) if thing.box is None else thing.box for thing in things], np.float32).reshape(-1, 4)
+
+
+def _told_apart(
+    things: list[Object], boxes: npt.NDArray[np.float32], detected: npt.NDArray[np.float32]
+) -> tuple[list[Object], npt.NDArray[np.float32]]:
+    """Which of the things that a detector found are new, and the detection (N, 4) that belongs to each followed object.
+
+    A followed object is known by its box, or by the detection that belonged to it in the frame before: a detector may mean the
+    person where the mask is the shirt. The box counts more.
+
+    Args:
+        things: without a box none is new.
+        boxes, detected: (N, 4) xyxy, of the followed objects and of their detections in the frame before.
+    """
+    belongs, new = np.zeros_like(boxes), []
+    for thing in things:
+        if thing.box is None:
+            continue
+        by_box = _most_overlapped(thing.box, boxes)
+        place = by_box if by_box is not None else _most_overlapped(thing.box, detected)
+        if place is None:
+            new.append(thing)
+        elif by_box is not None or not belongs[place].any():
+            belongs[place] = thing.box
+    return new, belongs
+
+
+def _most_overlapped(box: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32]) -> int | None:
+    """Which of boxes (N, 4) xyxy a box (4,) overlaps enough to be the same, the one with the highest IoU."""
+    ious = _box_ious(box, boxes)
+    return int(ious.argmax()) if len(ious) and ious.max() >= SAME_OBJECT_IOU else None
 
 
 def _box_ious(box: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -116,6 +116,61 @@ def test_values_that_are_set_during_a_frame_count_from_the_next_one_on(seeing, m
     assert [masks.is_followed for masks in seen.masks] == [True, False]
 
 
+@pytest.mark.parametrize("way", ["off", "start_video"])
+def test_a_video_that_is_begun_while_a_later_frame_is_followed_begins_with_the_next_one(seeing, monkeypatch, way):
+    from infer_segment_anything_2.segmentation.segmenter import Segmenter
+
+    frames, seen = moving_window(3), Seen(seeing, {"input_box": BOX})
+    follow = Segmenter.follow
+
+    def begin_meanwhile(*args, **keywords):
+        if way == "off":
+            seen.algo.set_parameters({"track": "False"})
+            seen.algo.set_parameters({"track": "True"})
+        else:
+            seen.algo.start_video()
+        return follow(*args, **keywords)
+
+    seen.on(frames[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "follow", begin_meanwhile)
+        seen.on(frames[1])
+    seen.on(frames[2])
+    through = Seen(seeing, {"input_box": BOX}).on(*frames[:2])
+    assert seen.rles == [*through.rles, *Seen(seeing, {"input_box": BOX}).on(frames[2]).rles]
+
+
+def test_what_is_changed_on_a_first_frame_begins_anew_and_on_a_later_one_counts_from_the_next(
+    seeing, monkeypatch, caplog
+):
+    """Who stays on a frame in Studio and tries values there."""
+    from infer_segment_anything_2 import infer_segment_anything_2_process as process
+    from infer_segment_anything_2.segmentation.sequence import Place
+
+    frames = [frame.astype(np.uint16) * 16 for frame in moving_window(3)]
+    changes = [{"mask_threshold": "6"}, {"input_size_percent": "40"}, {"intensity_range": "[0, 9000]"}]
+    seen, at = Seen(seeing, {"input_box": BOX}), 0
+    monkeypatch.setattr(process, "place_of", lambda source: Place("video", at, 3))
+    seen.on(frames[0], frames[0])
+    assert seen.rles[0] == seen.rles[1]
+    values = {"input_box": BOX}
+    for change in changes:
+        seen.algo.set_parameters(change)
+        values |= change
+        seen.on(frames[0])
+        assert seen.rles[-1] == Seen(seeing, values).on(frames[0]).rles[0] != seen.rles[-2]
+    assert "counts from the next one" not in caplog.text
+    at = 1
+    seen.on(frames[1])
+    seen.algo.set_parameters({"mask_threshold": "0", "intensity_range": "", "input_size_percent": "100"})
+    seen.on(frames[1])
+    assert seen.rles[-1] == seen.rles[-2]
+    assert caplog.text.count("counts from the next one") == 1
+    at = 2
+    seen.on(frames[2])
+    assert seen.algo._sequence.shown == shown_range(frames[2])  # no frame before it was looked at for its range
+
+
 def test_a_video_keeps_the_values_of_its_first_frame_as_black_and_white(seeing):
     frames = [frame.astype(np.uint16) * 16 for frame in moving_window(3)]
     first = shown_range(frames[0])
@@ -251,6 +306,16 @@ def test_detections_begin_new_objects_and_find_those_that_are_followed(losing, c
     assert seen.ids == [[], [7], [7, 0], [7, 0], [7, 0]]  # the detector's own, where it is free
     assert seen.masks[-1].confidences == pytest.approx([0.9, 0.8])
     assert "found nothing" not in caplog.text
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_the_same_detection_in_every_frame_is_one_object(seeing, losing, is_seen):
+    """Also where the mask is never seen, and where it has another box than the detection."""
+    frame = moving_window(1)[0]
+    seen = Seen(seeing if is_seen else losing, before=(Detector(*[[("pot", (20, 150, 60, 20), 7)]] * 4),))
+    seen.on(*[frame if is_seen else np.zeros_like(frame)] * 4)
+    assert seen.names == [["pot"]] * 4
+    assert bool(seen.masks[0].areas[0]) == is_seen
 
 
 def test_a_detector_that_never_finds_anything_costs_no_encoding(seeing):
