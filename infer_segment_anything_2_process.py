@@ -65,7 +65,7 @@ class InferSegmentAnything2(TaskWithMasks):
         self._turns = Turns()
         self._segmenter: Segmenter | None = None  # held, so that it is not loaded again for the next run
         self._model: tuple = ()  #: what it was opened with
-        self._stop_requested = False
+        self._stops = 0  #: asked for so far
         self._progress: RunProgress | None = None  #: of the run that is under way
 
     def _follow_parameters(self) -> None:
@@ -108,14 +108,15 @@ class InferSegmentAnything2(TaskWithMasks):
     def stop(self) -> None:
         """End a running download, automatic mode within one batch, or a stroke and those that wait."""
         super().stop()
-        self._stop_requested = True
+        self._stops += 1
         self._turns.give_up()
 
     @in_a_sentence
     def run(self) -> None:
         """Segment the image of input 0."""
+        stops = self._stops  # who stops it while it waits for a stroke means it too
         with self._turns.run():
-            self._compute(self._parameters())
+            self._compute(self._parameters(), stops)
 
     def is_graphics_changed_listening(self) -> bool:
         """Whether a stroke segments: where `live` is on, once a run has loaded the model that the parameters ask for."""
@@ -128,14 +129,13 @@ class InferSegmentAnything2(TaskWithMasks):
 
     def _answer_stroke(self) -> None:
         # Asked again: the parameters may have changed while the stroke waited.
-        if self.is_graphics_changed_listening() and self._compute(self._parameters(), is_live=True):
+        if self.is_graphics_changed_listening() and self._compute(self._parameters(), self._stops, is_live=True):
             self.emit_output_changed()
 
-    def _compute(self, parameters: Parameters, is_live: bool = False) -> bool:
-        """Do one run, or one stroke; whether it came to its end."""
-        self._stop_requested = False
+    def _compute(self, parameters: Parameters, stops: int, is_live: bool = False) -> bool:
+        """Do one run, or one stroke, unless more than so many stops are asked for; whether it came to its end."""
         self._warn_once.last = ""
-        self._progress = progress = RunProgress(self.emit_step_progress, lambda: self._stop_requested)
+        self._progress = progress = RunProgress(self.emit_step_progress, lambda: self._stops != stops)
         is_done = False
         with memory_errors():
             try:

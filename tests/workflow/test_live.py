@@ -261,6 +261,19 @@ def test_stop_ends_a_stroke_and_those_that_wait_and_the_next_one_works(live, ast
     assert (gate.calls, shown) == ([1, 1], [1])
 
 
+def test_stop_ends_a_run_that_waits_for_a_stroke(live, astronaut, gate):
+    threads = start(lambda: draw(live, point(*FACE)))
+    assert gate.reached.wait(60)
+    threads += start(live.run)
+    threading.Event().wait(0.5)  # the run asks for its turn
+    live.stop()
+    gate.opened.set()
+    end(threads)
+    assert gate.calls == [1]
+    live.run()
+    assert gate.calls == [1, 1]
+
+
 def test_strokes_of_four_threads_end_with_what_is_drawn(live, astronaut):
     graphics = dataprocess.CGraphicsInput()
     live.set_input(graphics, 1)
