@@ -34,8 +34,8 @@ def state_dict_in(content: Any) -> dict[Any, Tensor] | None:
     """The state dict that a checkpoint is, or that it has under one of `CONTAINERS`; None if there is none."""
     if not isinstance(content, dict):
         return None
-    state = next((content[name] for name in CONTAINERS if isinstance(content.get(name), dict)), content)
-    return state if all(isinstance(value, Tensor) for value in state.values()) else None
+    states = [state for state in (*map(content.get, CONTAINERS), content) if _is_state_dict(state)]
+    return max(states, key=bool, default=None)  # the first one that is not empty
 
 
 def without_prefixes(state: dict[Any, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -88,6 +88,10 @@ def facts_of_weights(state: dict[str, Tensor]) -> tuple[int, int, bool] | None:
 def parts_of(names: Iterable[str]) -> list[str]:
     """The model's own submodules and tensors to which the names belong: what stands before the first dot."""
     return list(dict.fromkeys(name.partition(".")[0] for name in names))
+
+
+def _is_state_dict(content: Any) -> bool:
+    return isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
 
 
 def _prefix(name: str) -> str:

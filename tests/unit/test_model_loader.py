@@ -117,6 +117,8 @@ CONTAINERS = {
     "model_state_dict": lambda state: {"epoch": 1, "model_state_dict": state, "loss": torch.tensor(0.1)},
     "model_state": lambda state: {"model_state": state},
     "the name of the model beside it": lambda state: {"model": "sam2_hiera_nano", "state_dict": state},
+    "the settings of the model beside it": lambda state: {"model": {"name": "sam2", "size": 1}, "state_dict": state},
+    "an empty model beside it": lambda state: {"model": {}, "state_dict": state},
     "parameters": lambda state: {name: torch.nn.Parameter(tensor.float()) for name, tensor in state.items()},
     "an ordered dict": lambda state: {"model": OrderedDict(state)},
     "NumPy beside it": lambda state: {
