@@ -206,7 +206,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
 
     def _automatic_rows(self) -> list[Any]:
         return [
-            Note("Used when nothing is drawn or typed."),
+            Note("Used when nothing is drawn, typed or connected."),
             *self._rows_of(declared.AUTOMATIC),
             self._fold("advanced", "Advanced", self._rows_of(declared.ADVANCED)),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,7 @@ class TaskWithMasks(dataprocess.CSemanticSegmentationTask):
     def save_coco(
         self,
         path: str,
-        file_name: str = "image",
+        file_name: str = "",
         candidate: int = 0,
         polygons: bool = False,
         tolerance: float = DEFAULT_TOLERANCE,
@@ -53,12 +54,13 @@ class TaskWithMasks(dataprocess.CSemanticSegmentationTask):
 
         Args:
             path: the file to write; one that is there is replaced.
-            file_name: what the file says the image is called.
+            file_name: what the file says the image is called; empty: as the file that Ikomia read it from, or "image".
             candidate: 0, 1 or 2 with multimask_output and a prompt.
             polygons: polygons in place of run lengths.
             tolerance: of the polygons, as in :meth:`get_polygons`.
         """
-        save_coco(path, {file_name: self._candidate(candidate)}, polygons, tolerance)
+        name = file_name or Path(self.get_input(0).source_file_path).name or "image"
+        save_coco(path, {name: self._candidate(candidate)}, polygons, tolerance)
 
     def save_yolo(self, path: str, candidate: int = 0, tolerance: float = DEFAULT_TOLERANCE) -> None:
         """Write all masks of the last run as YOLO's segmentation labels, and the names of classes into data.yaml beside them.

@@ -97,6 +97,17 @@ def segment_each(workflow, algo, folder: Path) -> tuple[dict, dict[str, str]]:
     return masks, failures
 
 
+@pytest.mark.parametrize("given", ["", "other.png"])
+def test_a_coco_file_calls_the_image_as_its_file_is_called(workflow, algo, photos, tmp_path, given):
+    """Also what the panel saves, which has no other name for it."""
+    algo.set_parameters(BOX)
+    for image, name in (({"path": str(photos / "below/c.png")}, "c.png"), ({"array": data.chelsea()}, "image")):
+        workflow.run_on(**image)
+        algo.save_coco(str(tmp_path / "masks.json"), file_name=given)
+        (entry,) = json.loads((tmp_path / "masks.json").read_text())["images"]
+        assert entry["file_name"] == (given or name)
+
+
 def test_a_truncated_png_ends_a_folder_run_but_not_a_loop(workflow, algo, photos, tmp_path):
     """ikomia (0.16.1) opens the files of a folder outside of what catches their errors."""
     truncate(photos / "a.png", photos / "cut.png")
