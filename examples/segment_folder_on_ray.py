@@ -71,8 +71,9 @@ PLUGIN = Path(__file__).resolve().parents[1]
 PACKAGE = "infer_segment_anything_2"
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
-#: The plugin's parameters that are no options here: --num_gpus decides where workers compute, and COCO has every mask.
-NO_OPTIONS = ("cuda", "instance_output")
+#: The plugin's parameters that are no options here: --num_gpus decides where workers compute, COCO has every mask, and a folder
+#: has neither strokes nor frames.
+NO_OPTIONS = ("cuda", "instance_output", "live", "track")
 #: Names of images in one task of Ray. What a dead worker finished of them is not done again.
 IMAGES_PER_TASK = 8
 #: Workers that may die on one image, for want of memory say, before it counts as a failure.
