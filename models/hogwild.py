@@ -96,11 +96,17 @@ def start(
 
 
 def load_state(args: argparse.Namespace, model: nn.Module, head: nn.Module) -> dict[str, Any]:
-    """What a stage that has begun goes on from, its weights put into the modules; empty where none has."""
+    """What a stage that has begun goes on from, its weights put into the modules; empty where none has.
+
+    Raises:
+        SystemExit: the stage is over.
+    """
     path = stage_file(args.stage, ".ckpt")
     if not path.exists():
         return {}
     state = torch.load(path, weights_only=True)
+    if state["elapsed"] >= args.minutes * 60:
+        raise SystemExit(f"{path} has had its {args.minutes:g} minutes: more --minutes go on, without the file it starts anew.")
     model.load_state_dict(state["live"])
     head.load_state_dict(state["dense"])
     return state
