@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import zipfile
 from http.client import HTTPException
 from pathlib import Path
@@ -150,9 +151,15 @@ def _hub_path(url: str) -> Path:
 
 
 def _hub_folder() -> Path:
-    import torch.hub
+    # torch takes seconds to import; only where it is imported, torch.hub.set_dir may have told it another folder.
+    if "torch" in sys.modules:
+        import torch.hub
 
-    return Path(torch.hub.get_dir()).absolute() / "checkpoints"
+        folder = torch.hub.get_dir()
+    else:  # by the same rule
+        cache = os.path.join(os.getenv("XDG_CACHE_HOME", "~/.cache"), "torch")
+        folder = os.path.join(os.path.expanduser(os.getenv("TORCH_HOME", cache)), "hub")
+    return Path(folder).absolute() / "checkpoints"
 
 
 def _reason(error: Exception) -> str:

@@ -146,6 +146,29 @@ def test_a_hub_folder_set_with_torch_hub_set_dir_is_used(cache: Path, tmp_path: 
     assert find_checkpoint(MODEL) == placed
 
 
+def test_the_hub_folder_is_that_of_torch_where_torch_is_not_imported() -> None:
+    script = """
+import itertools, os, sys
+from infer_segment_anything_2.segmentation.checkpoints import _hub_folder
+def folders():
+    for home, cache in itertools.product((None, "", "~/t", "/t"), repeat=2):
+        for name, value in (("TORCH_HOME", home), ("XDG_CACHE_HOME", cache)):
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        yield str(_hub_folder())
+before = list(folders())
+assert "torch" not in sys.modules
+import torch.hub
+assert before == list(folders())
+assert len(set(before)) == 7
+torch.hub.set_dir("/elsewhere")
+assert set(folders()) == {os.path.abspath("/elsewhere/checkpoints")}
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script], env=env, cwd=os.environ["HOME"], check=True)
+
+
 def test_a_partial_download_of_the_published_plugin_is_passed_over_with_a_warning(
     cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

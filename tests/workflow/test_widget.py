@@ -6,6 +6,8 @@ The same tests run with ikomia 0.16 and PyQt6, and with ikomia 0.15 and PyQt5; w
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import zipfile
 from importlib import import_module
@@ -170,6 +172,24 @@ def test_the_factory_makes_a_panel_with_and_without_parameters(app):
     assert factory.create(None).parameters.get_values() == to_text(Parameters())
     param = param_with(points_per_side=7)
     assert factory.create(param).parameters is param
+
+
+def test_a_panel_opens_without_torch_where_no_gpu_is_to_be_asked_about():
+    """It takes seconds to import, in which Studio would stand still."""
+    code = f"""
+import sys
+from {BINDING} import QtWidgets
+app = QtWidgets.QApplication([])
+from infer_segment_anything_2.infer_segment_anything_2_widget import InferSegmentAnything2Widget
+panel = InferSegmentAnything2Widget(None, None)
+panel.layout.parentWidget().window().show()
+app.processEvents()
+loaded = {{"torch", "sam2", "hydra", "torchvision"}} & set(sys.modules)
+import torch
+assert not loaded or torch.cuda.is_available(), loaded
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=os.environ["HOME"])
 
 
 @pytest.mark.parametrize("name", DECLARATION)
