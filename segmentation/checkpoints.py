@@ -14,7 +14,8 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 from .catalogue import CATALOGUE, HOST, MODEL_NAMES, MODELS_FOLDER, Checkpoint, catalogue_entry
-from .downloads import download, one_process_at_a_time
+from .downloads import download
+from .locks import one_at_a_time
 from .messages import fault_of_file, shown
 from .progress import Progress
 
@@ -99,7 +100,7 @@ def fetch_checkpoint(model_name: str, on_progress: Progress | None = None) -> Pa
     urls, target = _urls(checkpoint.url), _hub_path(checkpoint.url)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with one_process_at_a_time(target, on_progress):
+        with one_at_a_time(target, on_progress):
             found = find_checkpoint(model_name)  # another process may have brought it meanwhile
             if found is not None:
                 return found

@@ -7,8 +7,6 @@ import logging
 import os
 import sys
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .progress import Progress
@@ -22,7 +20,7 @@ _CHUNK_BYTES = 1 << 17
 def download(url: str, target: Path, sha256: str, max_bytes: int, on_progress: Progress | None = None) -> None:
     """Bring the file at `url` to `target`, under whose name it appears when all of it has arrived.
 
-    Only inside :func:`one_process_at_a_time`: partial files of others are removed.
+    Only inside :func:`.one_at_a_time`: partial files of others are removed.
 
     Args:
         url: http, https or file.
@@ -73,36 +71,6 @@ def _stream(url: str, path: Path, max_bytes: int, on_progress: Progress | None) 
         if total is not None and done < total:
             raise OSError(f"the connection ended after {done} of {total} bytes")
     return digest.hexdigest()
-
-
-@contextmanager
-def one_process_at_a_time(target: Path, on_wait: Progress | None = None) -> Iterator[None]:
-    """Hold the lock on `target`, which the system lets go of when a process is killed. Its file goes with it.
-
-    Args:
-        target: what is about to be written.
-        on_wait: called with (0, None), again and again, while another process holds the lock.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(f"{target}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info("Another process is downloading %s: waiting for it.", target)
-        while not lock.is_locked:
-            if on_wait is not None:
-                on_wait(0, None)
-            with suppress(Timeout):
-                lock.acquire(timeout=0.2)
-    try:
-        yield
-    finally:
-        # While the lock is held, so that it is this one's. Who has just opened the file and gets the lock of a file that is
-        # no more finds the checkpoint in place. Windows removes no open file: there filelock does it.
-        with suppress(OSError):
-            os.unlink(lock.lock_file)
-        lock.release()
 
 
 def _remove_partial_files(target: Path) -> None:
