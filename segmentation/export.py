@@ -8,9 +8,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -20,6 +25,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
+from .locks import one_at_a_time
 from .masks import RLE, Masks, decode
 from .messages import in_short, not_accepted, shown
 from .painting import class_names, label_image
@@ -40,6 +46,9 @@ LABEL_FORMATS: dict[str, dict[str, Any]] = {
 
 #: The file with the names of YOLO's classes, beside the labels.
 NAMES_FILE = "data.yaml"
+
+#: Seconds after which a call that waits for others to write it gives up: where a disk has no locks, it would wait forever.
+LONGEST_WAIT = 60
 
 
 def get_polygons(masks: Masks, tolerance: float = DEFAULT_TOLERANCE) -> list[list[Polygon]]:
@@ -153,7 +162,8 @@ def save_yolo(
 
     `data.yaml` has `names:` as Ultralytics and supervision read it; what training wants beside it (`path`, `train`, `val`) is
     for you to add. Where it is there already, its names keep their indices and new ones follow, so that many calls can write
-    into one folder. Masks without a name are of the class "object", which has index 0 unless others had it before.
+    into one folder, also from threads and processes at once. Masks without a name are of the class "object", which has index 0
+    unless others had it before.
 
     Args:
         path: the text file of one image; of several the folder of their files: `a/b.jpg` in `a/b.txt`.
@@ -165,15 +175,16 @@ def save_yolo(
         ValueError: a tolerance below 0, a `data.yaml` without names, a name of an image that leads out of the folder, or
             two whose labels are the same file.
         ImportError: a tolerance above 0 where OpenCV is not installed.
+        OSError: a file, or the lock on `data.yaml`, that the system refuses.
     """
     check_tolerance(tolerance)
     path = Path(path)
     if isinstance(masks, Masks):
-        _write_yolo(path, masks, tolerance, _Classes(path.parent / NAMES_FILE, names))
+        _write_yolo(path, masks, tolerance, path.parent / NAMES_FILE, names)
         return
     path.mkdir(parents=True, exist_ok=True)
-    classes = _Classes(path / NAMES_FILE, names)
-    classes.save()
+    with _alone_with(path / NAMES_FILE, path):
+        _Classes(path / NAMES_FILE, names).save()
     image_of: dict[PurePath, str] = {}
     for name, of_image in _with_bar(masks, "YOLO"):
         file = PurePath(name).with_suffix(".txt")
@@ -184,19 +195,48 @@ def save_yolo(
                 f"images: the labels of {image_of[file]} and {name} are both {file}; accepted is one of them."
             )
         (path / file).parent.mkdir(parents=True, exist_ok=True)
-        _write_yolo(path / file, of_image, tolerance, classes)
+        _write_yolo(path / file, of_image, tolerance, path / NAMES_FILE)
 
 
-def _write_yolo(path: Path, masks: Masks, tolerance: float, classes: _Classes) -> None:
+def _write_yolo(path: Path, masks: Masks, tolerance: float, names_file: Path, names: Sequence[str] = ()) -> None:
     height, width = masks.image_hw
-    indices = classes.indices_of([masks.name_of(k) for k in range(len(masks))])
-    lines = []
-    for index, mask in zip(indices, masks, strict=True):
-        polygon = (one_polygon(mask, tolerance) - 0.25) / (width, height)
-        if len(polygon):
-            lines.append(f"{index} {' '.join(f'{value:.6f}' for value in polygon.ravel())}\n")
-    _replace(path, lambda partial: partial.write_text("".join(lines), encoding="utf-8"))
-    classes.save()
+    polygons = [(one_polygon(mask, tolerance) - 0.25) / (width, height) for mask in masks]
+    with _alone_with(names_file, path):
+        classes = _Classes(names_file, names)
+        indices = classes.indices_of([masks.name_of(k) for k in range(len(masks))])
+        lines = [
+            f"{index} {' '.join(f'{value:.6f}' for value in polygon.ravel())}\n"
+            for index, polygon in zip(indices, polygons, strict=True)
+            if len(polygon)
+        ]
+        _replace(path, lambda partial: partial.write_text("".join(lines), encoding="utf-8"))
+        classes.save()
+
+
+@contextmanager
+def _alone_with(names_file: Path, path: Path) -> Iterator[None]:
+    """Hold the lock on `names_file`; why there is none is said of `path`."""
+    last = time.monotonic() + LONGEST_WAIT
+
+    def give_up(done: int, total: int | None) -> None:
+        if time.monotonic() > last:
+            raise TimeoutError(errno.ETIMEDOUT, f"it has not been free for {LONGEST_WAIT} seconds")
+
+    with ExitStack() as held:
+        try:
+            os.stat(names_file.parent)  # some versions of filelock make a folder that is missing
+            held.enter_context(one_at_a_time(names_file, give_up))
+        except (OSError, RuntimeError) as error:  # RuntimeError: no locks on this disk
+            number, why = getattr(error, "errno", None), getattr(error, "strerror", None) or in_short(error)
+            why = f"{why}, so that the lock {names_file.name}.lock cannot be taken"
+            raise OSError(number or errno.ENOLCK, why, str(path)) from None
+        yield
+
+
+@lru_cache(maxsize=1)
+def _parsed(text: str) -> Any:
+    """What YAML says; of a thousand names it takes a tenth of a second, and image after image has the same."""
+    return yaml.safe_load(text)
 
 
 class _Classes:
@@ -208,7 +248,7 @@ class _Classes:
         self._names: dict[int, str] = {}
         if file.is_file():
             try:
-                self._tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+                self._tree = dict(_parsed(file.read_text(encoding="utf-8")))
                 listed = self._tree["names"]
                 pairs = listed.items() if isinstance(listed, dict) else enumerate(listed)
                 self._names = {int(index): str(name) for index, name in pairs}
@@ -276,7 +316,7 @@ def _with_bar(images: Mapping[str, Masks] | Iterable[tuple[str, Masks]], title: 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file in full or not at all; what the system refuses is said of `path`."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
     try:
         write(partial)
         os.replace(partial, path)

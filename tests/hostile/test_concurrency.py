@@ -9,18 +9,22 @@ import subprocess
 import sys
 import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import oracle
 import pytest
 import torch
+import yaml
 from conftest import NAME
 from skimage import data
 
 from infer_segment_anything_2.segmentation import segmenter as module
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, fetch_checkpoint
+from infer_segment_anything_2.segmentation.export import save_coco, save_labels, save_yolo
 from infer_segment_anything_2.segmentation.image_predictor import MAX_EMBEDDINGS
+from infer_segment_anything_2.segmentation.masks import Masks, encode
 from infer_segment_anything_2.segmentation.model_loader import load_model
 from infer_segment_anything_2.segmentation.objects import Object, typed_objects
 from infer_segment_anything_2.segmentation.search import AutomaticSettings
@@ -402,6 +406,57 @@ def test_a_pool_of_processes_gets_the_masks(method, processes, nano):
         found = pool.map_async(segment_in_a_pool, boxes, chunksize=1).get(200)
     assert [rles for rles, _ in found] == [rles for rles, _ in expected]
     np.testing.assert_allclose([score for _, score in found], [score for _, score in expected], atol=1e-5)
+
+
+# ---------------------------------------------------------------- files
+
+
+def save_labels_of(worker: int, folder: Path) -> None:
+    """Labels of twenty images into one folder, half of them by a call each: each of a class of its own, and of one of all."""
+    whole = encode(np.ones((4, 4), bool))
+    images = [
+        (f"{worker} {k}.txt", Masks((4, 4), [whole, whole], np.ones(2, np.float32), names=[f"{worker} {k}", "all"]))
+        for k in range(20)
+    ]
+    for name, masks in images[:10]:
+        save_yolo(folder / name, masks, tolerance=0)
+    save_yolo(folder, images[10:], tolerance=0)
+
+
+@pytest.mark.parametrize("kind", ["threads", pytest.param("processes", marks=POSIX)])
+def test_many_calls_at_once_write_labels_into_one_folder_each_of_the_right_class(tmp_path, kind):
+    pool = ThreadPoolExecutor(4) if kind == "threads" else ProcessPoolExecutor(2, multiprocessing.get_context("fork"))
+    with pool:
+        for saved in [pool.submit(save_labels_of, worker, tmp_path) for worker in range(4)]:
+            saved.result(100)
+    names = yaml.safe_load((tmp_path / "data.yaml").read_text())["names"]
+    images = [f"{worker} {k}" for worker in range(4) for k in range(20)]
+    assert sorted(names.values()) == sorted([*images, "all"])
+    for image in images:
+        lines = (tmp_path / f"{image}.txt").read_text().splitlines()
+        assert [names[int(line.split()[0])] for line in lines] == [image, "all"]
+    assert {path.name for path in tmp_path.iterdir()} == {"data.yaml", *(f"{image}.txt" for image in images)}
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda path, masks: save_coco(path, {"a": masks}),
+        lambda path, masks: save_yolo(path, masks, tolerance=0),
+        save_labels,
+    ],
+    ids=["COCO", "YOLO", "labels"],
+)
+def test_threads_that_write_one_file_leave_that_of_one_of_them(tmp_path, save):
+    masks = [Masks((4, 4), [encode(np.ones((4, 4), bool))] * count, np.ones(count, np.float32)) for count in (1, 300)]
+    contents = []
+    for of_one in masks:
+        save(tmp_path / "a.png", of_one)
+        contents.append((tmp_path / "a.png").read_bytes())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda k: save(tmp_path / "a.png", masks[k % 2]), range(40)))
+    assert (tmp_path / "a.png").read_bytes() in contents
+    assert {path.name for path in tmp_path.iterdir()} <= {"a.png", "data.yaml"}
 
 
 def test_a_model_in_every_architecture_is_loaded_by_threads_at_once(tmp_path):

@@ -6,9 +6,11 @@ What supervision and Ultralytics read: tests/install/read_exports.py, for which 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import ikomia  # noqa: F401 - brings cv2
 import numpy as np
@@ -17,7 +19,9 @@ import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
+from infer_segment_anything_2.segmentation import export
 from infer_segment_anything_2.segmentation.export import get_polygons, save_coco, save_labels, save_yolo, to_coco
+from infer_segment_anything_2.segmentation.locks import one_at_a_time
 from infer_segment_anything_2.segmentation.masks import Masks, empty, encode
 
 import cv2  # isort: skip
@@ -229,6 +233,50 @@ def test_a_data_yaml_without_names_is_refused_and_stays(tmp_path, text):
     ):
         save_yolo(tmp_path / "a.txt", named("pot"))
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("data.yaml", text)]
+
+
+def a_folder_in_its_place(folder, monkeypatch) -> None:
+    (folder / "data.yaml.lock").mkdir()
+
+
+def a_disk_without_locks(folder, monkeypatch) -> None:
+    def refuses(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", refuses)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "why"),
+    [(a_folder_in_its_place, "Is a directory"), (a_disk_without_locks, "No locks available")],
+)
+@pytest.mark.parametrize(("name", "masks"), [("a.txt", named("pot")), ("", {"a.jpg": named("pot")})])
+def test_where_data_yaml_cannot_be_locked_nothing_is_written_and_a_sentence_says_so(
+    tmp_path, monkeypatch, prepare, why, name, masks
+):
+    path = tmp_path / name
+    prepare(tmp_path, monkeypatch)
+    with pytest.raises(OSError) as caught:
+        save_yolo(path, masks)
+    assert str(caught.value).endswith(f"] {why}, so that the lock data.yaml.lock cannot be taken: '{path}'")
+    assert {p.name for p in tmp_path.iterdir()} == {"data.yaml.lock"}
+
+
+def test_who_waits_for_a_lock_that_is_never_free_gives_up_with_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "LONGEST_WAIT", 0.3)
+    with ThreadPoolExecutor(1) as pool, one_at_a_time(tmp_path / "data.yaml"):
+        saved = pool.submit(save_yolo, tmp_path / "a.txt", named("pot"))
+        with pytest.raises(
+            TimeoutError, match=r"it has not been free for 0\.3 seconds, so that the lock data\.yaml\.lock "
+        ):
+            saved.result(60)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_a_killed_process_left_is_no_obstacle_and_goes(tmp_path):
+    (tmp_path / "data.yaml.lock").touch()
+    save_yolo(tmp_path / "a.txt", named("pot"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "data.yaml"]
 
 
 def test_many_images_become_a_folder_of_labels(tmp_path):
