@@ -118,7 +118,6 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         self.folds: list[Fold] = []
         self._explained_weights: tuple[str, bool] | None = None  # those that the checkpoint's note is about
         self._to_scroll_to: list[Any] = []
-        self._objects = 1  # named or not, that were drawn with this panel
         self.checkpoint, self.message, self.help = Note(), Note(), Note()
         for name, note in {"checkpoint_state": self.checkpoint, "message": self.message, "help": self.help}.items():
             note.setObjectName(name)
@@ -291,8 +290,8 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         self.emit_set_graphics_category(side if side == "Background" else self.object_name.text().strip() or side)
 
     def _on_next_object(self) -> None:
-        self._objects += 1
-        self.object_name.setText(f"object {self._objects}")
+        self.parameters.objects += 1
+        self.object_name.setText(f"object {self.parameters.objects}")
         self.categories.buttons()[0].setChecked(True)
         self._send_category()
 

@@ -82,6 +82,7 @@ class InferSegmentAnything2Param(TaskParam):
         # Panel and task have this object in common. What follows is no parameter, and is not saved.
         self.news = News()  #: of the last run, stroke or action, for the panel
         self.save_path = ""  #: where an action of the panel saves to
+        self.objects = 1  #: named or not, that were drawn; kept here, since a panel is built anew while they stay
 
     def __deepcopy__(self, memo: dict) -> InferSegmentAnything2Param:
         """The same values for another task."""

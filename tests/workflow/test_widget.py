@@ -642,6 +642,14 @@ def test_the_next_object_gets_a_new_name_and_background_strokes_belong_to_it(dri
     assert driver.emitted == ["object 2", "Background", "object 2", "object 3"]
 
 
+def test_a_panel_that_is_built_anew_gives_no_name_that_was_drawn_with_the_one_before(open_panel):
+    param = param_with()
+    for name in ("object 2", "object 3"):
+        driver = open_panel(param)
+        driver.click("next_object")
+        assert driver.find("object_name").text() == name
+
+
 def test_a_typed_name_is_the_category_until_it_is_cleared(driver):
     driver.emitted.clear()
     driver.type("object_name", "a cat ")
