@@ -303,6 +303,8 @@ def drawn_objects(items: Sequence[Any], labels: Labels, image_hw: tuple[int, int
         ValueError: labels of another count, or an item outside the image, by its place in the drawing.
     """
     drawn = _prompts_among(items, image_hw)
+    if not drawn:  # a run then searches, for which make_request refuses labels; a stroke gives an empty result
+        return []
     strokes = [one for one in drawn if one.points is not None]
     # Matched to the strokes, not the points: a scribble has one label, whatever the number of its points.
     by_category = np.array([not one.is_background for one in strokes], np.int32)

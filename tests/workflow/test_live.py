@@ -136,6 +136,20 @@ def test_removing_the_last_drawn_item_empties_the_result_and_a_run_searches(live
     assert labels_of(live).any()
 
 
+def test_removing_the_last_drawn_item_empties_the_result_also_with_labels_for_drawn_points(live, workflow, astronaut):
+    live.set_parameters({"input_point_label": "[1]"})
+    draw(live, point(*FACE))
+    assert labels_of(live).any()
+    for nothing in ([], [core.CGraphicsText("a note", 5, 5)]):
+        draw(live, *nothing)
+        assert not labels_of(live).any()
+        assert live.get_param_object().news.text.startswith("Nothing is drawn any more: the result is empty.")
+        with pytest.raises(RuntimeError, match=r"input_point_label: 1 label\(s\) for 0 point\(s\)"):
+            workflow.run_on(array=astronaut)
+        draw(live, point(*FACE))
+        assert labels_of(live).any()
+
+
 def test_without_any_drawing_a_stroke_never_searches_the_image(live, monkeypatch):
     monkeypatch.setattr(type(live._segmenter), "generate", lambda *_, **__: pytest.fail("automatic mode"))
     live.graphics_changed()  # of an input that has no layer of drawings yet
