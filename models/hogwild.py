@@ -106,7 +106,9 @@ def load_state(args: argparse.Namespace, model: nn.Module, head: nn.Module) -> d
         return {}
     state = torch.load(path, weights_only=True)
     if state["elapsed"] >= args.minutes * 60:
-        raise SystemExit(f"{path} has had its {args.minutes:g} minutes: more --minutes go on, without the file it starts anew.")
+        raise SystemExit(
+            f"{path} has had its {args.minutes:g} minutes: more --minutes go on, without the file it starts anew."
+        )
     model.load_state_dict(state["live"])
     head.load_state_dict(state["dense"])
     return state

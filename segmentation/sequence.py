@@ -52,30 +52,52 @@ def _no_boxes() -> npt.NDArray[np.float32]:
     return np.zeros((0, 4), np.float32)
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """What tells a frame from others.
+
+    Attributes:
+        key: what it has in common with all frames of its sequence.
+        place: where it comes from.
+        pixels: its values, None outside of videos.
+        settings: what its masks depend on besides.
+    """
+
+    key: tuple[Hashable, ...] = ()
+    place: Place = Place()
+    pixels: bytes | None = None
+    settings: tuple[Hashable, ...] = ()
+
+    def is_again(self, last: _Frame) -> bool:
+        """Whether it is the same frame as the last one."""
+        return self.pixels is not None and (self.place, self.pixels) == (last.place, last.pixels)
+
+
 @dataclass
 class _Remembered:
     """What is remembered of a sequence; there is no tracker before something is followed.
 
     Attributes:
-        key: a frame with another one begins a sequence.
         found_range: the values that are black and white in its first frame, where none are given.
-        place, pixels, settings: of the last frame, and what its masks depend on besides; no pixels outside of videos.
-        is_first: whether the last frame was the first one.
-        masks: of the last frame.
+        last: the last frame; `is_first` where that was the first one, and its `masks`.
         boxes: (N, 4) xyxy, where each object was seen last; of one that never was, where it was pointed at.
         detected: (N, 4) xyxy, the detection that belonged to each object in the last frame; zeros where none did.
     """
 
     tracker: Tracker | None = None
-    key: tuple[Hashable, ...] = ()
     found_range: Range | None = None
-    place: Place = Place()
-    pixels: bytes | None = None
-    settings: Hashable = None
+    last: _Frame = _Frame()
     is_first: bool = True
     masks: Masks | None = None
     boxes: npt.NDArray[np.float32] = field(default_factory=_no_boxes)
     detected: npt.NDArray[np.float32] = field(default_factory=_no_boxes)
+
+    def has(self, frame: _Frame, segmenter: Segmenter) -> bool:
+        """Whether a frame goes on with the sequence, or is its last one again."""
+        if self.tracker is None or self.tracker.predictor is not segmenter.predictor or frame.key != self.last.key:
+            return False
+        is_tried_again = self.is_first and frame.is_again(self.last) and frame.settings != self.last.settings
+        return not is_tried_again and not _is_back(frame.place.position, self.last.place.position)
 
 
 class Sequence:
@@ -125,23 +147,17 @@ class Sequence:
         Returns:
             Masks with an id for each object; none where there was nothing to follow yet.
         """
-        key = (image.shape, place.video, "found" if may_join else _prompts(request))
-        settings = (*_settings(request), intensity_range)
-        pixels = image.tobytes() if place.position is not None else None
-        known = self._remembered  # held, since somebody may start another sequence meanwhile
-        is_other_model = known.tracker is not None and known.tracker.predictor is not segmenter.predictor
-        is_same = pixels is not None and (place, pixels) == (known.place, known.pixels)
-        is_changed = settings != known.settings
-        if (
-            is_other_model
-            or key != known.key
-            or _is_back(place.position, known.place.position)
-            or (is_same and is_changed and known.is_first)
-        ):
+        this = _Frame(
+            (image.shape, place.video, "found" if may_join else _prompts(request)),
+            place,
+            image.tobytes() if place.position is not None else None,
+            (*_settings(request), intensity_range),
+        )
+        if not self._remembered.has(this, segmenter):
             self.start()
-            known = self._remembered
-        elif is_same and known.masks is not None:
-            if is_changed:
+        known = self._remembered  # held, since somebody may start another sequence meanwhile
+        if known.masks is not None and this.is_again(known.last):
+            if this.settings != known.last.settings:
                 self._warn("This frame was segmented already: what was changed counts from the next one on.")
             return known.masks
         if intensity_range is None and known.found_range is None:
@@ -154,8 +170,7 @@ class Sequence:
         else:
             masks = self._next(known, segmenter, rgb8, request, may_join, progress)
         if known.tracker is not None:
-            known.key, known.place, known.pixels, known.settings = key, place, pixels, settings
-            known.is_first, known.masks = is_first, masks
+            known.last, known.is_first, known.masks = this, is_first, masks
             seen = masks.areas > 0
             known.boxes[seen] = masks.boxes_xyxy[seen]
         return masks
