@@ -156,6 +156,7 @@ class InferSegmentAnything2(TaskWithMasks):
         image = image_of(self.get_input(0))
         image_hw = image.shape[:2]
         objects = pointed_at(self.get_input(1), self.get_input(2), parameters, image_hw, self._warn_once)
+        self.get_param_object().count(thing.name for thing in objects or ())
         if objects is None and is_live:
             self._warn_once("Nothing is drawn any more: the result is empty. A run searches the whole image.")
             objects = []

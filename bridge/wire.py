@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ikomia.core.task import TaskParam
@@ -89,6 +90,11 @@ class InferSegmentAnything2Param(TaskParam):
         made = InferSegmentAnything2Param()
         made.values = self.values
         return made
+
+    def count(self, names: Iterable[str]) -> None:
+        """Let Next object give none of the names that are drawn already, in a workflow that was loaded for example."""
+        numbers = [int(found[1]) for name in names if (found := re.fullmatch(r"object (\d{1,6})", name))]
+        self.objects = max([self.objects, *numbers])
 
     @in_a_sentence
     def set_values(self, params: dict[str, str]) -> None:

@@ -275,6 +275,11 @@ def test_stop_ends_a_stroke_and_those_that_wait_and_the_next_one_works(live, ast
     assert (gate.calls, shown) == ([1, 1], [1])
 
 
+def test_next_object_gives_none_of_the_names_that_are_drawn(live, astronaut):
+    draw(live, point(*FACE, "object 4"), box(150, 20, 150, 180, "object x"))
+    assert live.get_param_object().objects == 4
+
+
 def test_stop_ends_a_run_that_waits_for_a_stroke(live, astronaut, gate):
     threads = start(lambda: draw(live, point(*FACE)))
     assert gate.reached.wait(60)
