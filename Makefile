@@ -79,16 +79,14 @@ demo: $(READY)
 		$(if $(TRACK),--track "$(TRACK)") $(if $(POINT),--point "$(POINT)") $(if $(BOX),--box "$(BOX)")
 
 # Several processes with one thread each: in half the time of one process with several. Linting and pip, where there is something
-# to install, run beside one another, and the tests with each Qt beside the others, many of which wait for other processes.
+# to install, run beside one another.
 test: $(READY)
 	@$(MAKE) --no-print-directory -j3 lint $(QT5)/ready $(QT6)/ready
-	@export OMP_NUM_THREADS=1; \
-		$(QT5)/bin/python -m pytest -m qt tests/workflow > $(WORK)/qt5.log 2>&1 & five=$$!; \
-		$(QT6)/bin/python -m pytest -m qt tests/workflow > $(WORK)/qt6.log 2>&1 & six=$$!; \
-		$(VENV)/bin/python -m pytest -m "not slow" -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder; failed=$$?; \
-		wait $$six || failed=1; wait $$five || failed=1; \
-		echo "The panel and drawn prompts with ikomia 0.16.1 and PyQt6, and with ikomia 0.15.1 and PyQt5:"; \
-		cat $(WORK)/qt6.log $(WORK)/qt5.log; exit $$failed
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@echo "The panel and drawn prompts with ikomia 0.16.1 and PyQt6, and beside them with ikomia 0.15.1 and PyQt5:"
+	@OMP_NUM_THREADS=1 $(QT5)/bin/python -m pytest -m qt tests/workflow > $(WORK)/qt5.log 2>&1 & beside=$$!; \
+		OMP_NUM_THREADS=1 $(QT6)/bin/python -m pytest -m qt tests/workflow; qt6=$$?; \
+		wait $$beside; qt5=$$?; cat $(WORK)/qt5.log; exit $$((qt5 || qt6))
 
 test-slow: $(READY)
 	@$(VENV)/bin/python -m pytest -m slow
