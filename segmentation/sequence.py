@@ -48,10 +48,6 @@ class Place:
     frame_count: int | None = None
 
 
-def _no_boxes() -> npt.NDArray[np.float32]:
-    return np.zeros((0, 4), np.float32)
-
-
 @dataclass(frozen=True)
 class _Frame:
     """What tells a frame from others.
@@ -89,8 +85,8 @@ class _Remembered:
     last: _Frame = _Frame()
     is_first: bool = True
     masks: Masks | None = None
-    boxes: npt.NDArray[np.float32] = field(default_factory=_no_boxes)
-    detected: npt.NDArray[np.float32] = field(default_factory=_no_boxes)
+    boxes: npt.NDArray[np.float32] = field(default_factory=lambda: _boxes_of([]))
+    detected: npt.NDArray[np.float32] = field(default_factory=lambda: _boxes_of([]))
 
     def has(self, frame: _Frame, segmenter: Segmenter) -> bool:
         """Whether a frame goes on with the sequence, or is its last one again."""

@@ -280,11 +280,13 @@ def test_next_object_gives_none_of_the_names_that_are_drawn(live, astronaut):
     assert live.get_param_object().objects == 4
 
 
-def test_stop_ends_a_run_that_waits_for_a_stroke(live, astronaut, gate):
+def test_stop_ends_a_run_that_waits_for_a_stroke(live, astronaut, gate, monkeypatch):
+    asked, turn = threading.Event(), live._turns.run
+    monkeypatch.setattr(live._turns, "run", lambda: (asked.set(), turn())[1])
     threads = start(lambda: draw(live, point(*FACE)))
     assert gate.reached.wait(60)
     threads += start(live.run)
-    threading.Event().wait(0.5)  # the run asks for its turn
+    assert asked.wait(60)
     live.stop()
     gate.opened.set()
     end(threads)
