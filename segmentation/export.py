@@ -169,11 +169,11 @@ def save_yolo(
         path: the text file of one image; of several the folder of their files: `a/b.jpg` in `a/b.txt`.
         masks: of one image, or of each image by its file name, or pairs of both: one at a time if they are generated.
         tolerance: how far in pixels a polygon may run from the exact outline.
-        names: the first classes, in the order of their indices; empty: those of `data.yaml`.
+        names: the first classes, in the order of their indices: those that `data.yaml` has, where it is there, and more.
 
     Raises:
-        ValueError: a tolerance below 0, a `data.yaml` without names, a name of an image that leads out of the folder, or
-            two whose labels are the same file.
+        ValueError: a tolerance below 0, a `data.yaml` without names or with another name where `names` has one, a name of
+            an image that leads out of the folder, or two whose labels are the same file.
         ImportError: a tolerance above 0 where OpenCV is not installed.
         OSError: a file, or the lock on `data.yaml`, that the system refuses.
     """
@@ -256,8 +256,13 @@ class _Classes:
                 raise ValueError(
                     f"{shown(file)} cannot be read ({in_short(error)}); accepted is YAML with the names of classes as names:."
                 ) from error
-        if names:
-            self._names = dict(enumerate(names))
+        for index, name in enumerate(names):
+            known = self._names.setdefault(index, name)
+            if known != name:
+                raise ValueError(
+                    f"names: {shown(name)} would have the index {index}, which {shown(file)} gives to {shown(known)} "
+                    "in the labels beside it; accepted are names that begin as that file's do, or another folder."
+                )
 
     def indices_of(self, names: Sequence[str]) -> list[int]:
         """The index of each of `names`; one that is new gets the next."""

@@ -289,6 +289,21 @@ def test_many_images_become_a_folder_of_labels(tmp_path):
     assert files["below/b.c.txt"].read_text() == ""
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_names_that_are_given_again_leave_those_that_followed_them_their_indices(tmp_path, many):
+    def save(file: str, masks: Masks, names: list[str]) -> None:
+        save_yolo(*((tmp_path, {file: masks}) if many else (tmp_path / file, masks)), names=names)
+
+    save("a.txt", named("dog"), ["cat"])
+    save("b.txt", named("bird"), ["cat"])
+    assert names_in(tmp_path) == {0: "cat", 1: "dog", 2: "bird"}
+    assert [index for index, _ in read_yolo(tmp_path / "b.txt", (12, 16))] == [2]
+    with pytest.raises(ValueError, match=r"^names: bird would have the index 1, which .*data\.yaml gives to dog"):
+        save("c.txt", named("bird"), ["cat", "bird"])
+    assert names_in(tmp_path) == {0: "cat", 1: "dog", 2: "bird"}
+    assert not (tmp_path / "c.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
