@@ -21,7 +21,7 @@ class Object:
 
     Attributes:
         points: (P, 2) float32, x and y.
-        labels: (P,) int32, 1 on the object, 0 off it.
+        labels: (P,) int32, 1 on the object, 0 off it; one for all or none, which is 1 for all, become (P,).
         box: (4,) float32 xyxy around it, or None.
         name: what it is called; empty where nobody named it.
         id: the number by which others know it, or None.
@@ -34,6 +34,14 @@ class Object:
     name: str = ""
     id: int | None = None
     confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        """Lists become arrays; ValueError for labels of another count than the points."""
+        points = np.asarray(self.points, np.float32).reshape(-1, 2)
+        labels = match_labels(np.asarray(self.labels, np.int32).ravel(), len(points), "labels")
+        box = None if self.box is None else np.asarray(self.box, np.float32).reshape(4)
+        for name, value in (("points", points), ("labels", labels), ("box", box)):
+            object.__setattr__(self, name, value)  # as a frozen dataclass sets its own
 
     @property
     def is_prompt(self) -> bool:

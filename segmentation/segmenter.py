@@ -2,7 +2,7 @@
 
 >>> from infer_segment_anything_2.segmentation.segmenter import open_segmenter
 >>> segmenter = open_segmenter("sam2_hiera_nano")
->>> (masks,) = segmenter.predict(image, [Object(box=np.float32([20, 30, 200, 180]))])
+>>> (masks,) = segmenter.predict(image, [Object(box=[20, 30, 200, 180])])
 >>> masks[0], masks.scores[0]
 """
 
@@ -41,6 +41,9 @@ from .tracker import Tracker
 
 #: Prompted objects in one call of the mask decoder: each takes some 10 MB there with a released model.
 MAX_OBJECTS_AT_ONCE = 64
+
+#: What SAM 2.1 has and SAM 2.0 has not, both for videos.
+NEW_IN_SAM_2_1 = {"no_obj_embed_spatial", "obj_ptr_tpos_proj"}
 
 
 class Segmenter:
@@ -183,6 +186,11 @@ class Segmenter:
             ValueError: the weights cannot follow anything.
         """
         missing = missing_for_video(self.predictor.model)
+        if missing and NEW_IN_SAM_2_1.issuperset(missing):
+            raise ValueError(
+                f"track: True is not accepted with weights of SAM 2.0 (they have no {', '.join(missing)}) and a model of SAM "
+                "2.1; accepted is the model of SAM 2.0 from which they were trained: sam2_hiera_… as model_name."
+            )
         if missing:
             raise ValueError(
                 f"track: True is not accepted with these weights, which lack {', '.join(missing)}; accepted are the models "

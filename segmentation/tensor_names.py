@@ -12,6 +12,8 @@ from .messages import shown
 
 #: Where training scripts put the state dict of the model.
 CONTAINERS = ("model", "state_dict", "model_state_dict", "model_state")
+#: What the names of SAM 2's own tensors begin with.
+_OF_SAM_2 = ("image_encoder.", "sam_mask_decoder.", "sam_prompt_encoder.", "memory_attention.", "memory_encoder.")
 # Of DistributedDataParallel and torch.compile, and of a module that holds the model, such as one for Lightning.
 _PREFIXES = re.compile(r"(?:(?:module|_orig_mod|model|sam2_model)\.)*")
 _LORA = re.compile(r"(?:^|[._])lora(?:[._]|$)", re.IGNORECASE)
@@ -39,9 +41,10 @@ def state_dict_in(content: Any) -> dict[Any, Tensor] | None:
 
 
 def without_prefixes(state: dict[Any, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of the model by its own names, and the names of those that lie beside it, such as the weights of a loss.
+    """The tensors of the model by its own names, and the names of those that lie beside it, such as the weights of a loss or a
+    moving average of the model.
 
-    The model's are those with the prefix that most names have.
+    The model's are those with the prefix after which most names begin as SAM 2's do, or else that most names have.
     """
     by_prefix: dict[str, dict[str, Tensor]] = {"": {}}
     for name in map(str, state):
@@ -49,7 +52,12 @@ def without_prefixes(state: dict[Any, Tensor]) -> tuple[dict[str, Tensor], list[
     for name, tensor in state.items():
         prefix = _prefix(str(name))
         by_prefix[prefix][str(name)[len(prefix) :]] = tensor
-    own = max(by_prefix, key=lambda prefix: len(by_prefix[prefix]))
+
+    def likeness(prefix: str) -> tuple[int, int]:
+        names = by_prefix[prefix]
+        return sum(name.startswith(_OF_SAM_2) for name in names), len(names)
+
+    own = max(by_prefix, key=likeness)
     return by_prefix[own], [str(name) for name in state if _prefix(str(name)) != own]
 
 

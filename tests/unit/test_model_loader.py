@@ -205,6 +205,15 @@ def test_what_a_wrapper_holds_beside_the_model_is_left_out_and_a_line_says_so(
     ]
 
 
+@pytest.mark.parametrize("copy", ["teacher", "ema_model", "model_ema.module"])
+def test_a_second_model_beside_the_model_is_left_out(nano_weights: Path, tmp_path: Path, copy: str) -> None:
+    """A moving average, or another network with more tensors."""
+    state = {f"model.{name}": tensor for name, tensor in nano_state(nano_weights).items()}
+    beside = {f"{copy}.{name}": 2 * tensor for name, tensor in nano_state(nano_weights).items()}
+    more = {f"discriminator.{k}.weight": torch.ones(1) for k in range(20)}
+    assert is_nano(save(tmp_path / "mine.pt", {"state_dict": beside | more | state}), nano_weights)
+
+
 def test_what_lightning_keeps_as_objects_is_refused_with_the_way_out(nano_weights: Path, tmp_path: Path) -> None:
     content = {"state_dict": nano_state(nano_weights), "hyper_parameters": Options(lr=0.1)}
     module = ModuleType(Options.__module__)
@@ -260,6 +269,25 @@ def test_weights_without_the_memory_modules_give_the_same_masks_and_say_what_vid
     assert missing_for_video(nano.predictor.model) == []
     # Nothing that was never set can pass for a number.
     assert all(model.state_dict()[name].isnan().all() for name in state if name.partition(".")[0] in missing)
+
+
+def test_weights_of_sam_2_0_with_a_model_of_sam_2_1_say_so_where_they_are_to_follow(
+    nano_weights: Path, tmp_path: Path, astronaut: np.ndarray
+) -> None:
+    """2.1 has two parts more, and only for videos: for images the weights fit both."""
+    config, newer = tmp_path / "2.1.yaml", "no_obj_embed_spatial: true\n  add_tpos_enc_to_obj_ptrs: true\n"
+    older = "add_tpos_enc_to_obj_ptrs: false\n"
+    text = Path(NANO.config).read_text()
+    assert older in text
+    config.write_text(text.replace(older, f"{newer}  proj_tpos_enc_in_obj_ptrs: true\n"))
+    segmenter = open_segmenter(
+        "sam2.1_hiera_tiny",
+        model_weight_file=str(save(tmp_path / "mine.pt", nano_state(nano_weights))),
+        config_file=str(config),
+    )
+    assert segmenter.predict(astronaut, [POINT])[0][0].any()
+    with pytest.raises(ValueError, match=r"^track: True .* weights of SAM 2\.0 .*; accepted is the model of SAM 2\.0 "):
+        segmenter.tracker()
 
 
 PARTIAL = [("sam_mask_decoder",), ("sam_mask_decoder", "sam_prompt_encoder"), ("image_encoder",), ("memory_encoder",)]

@@ -42,6 +42,16 @@ def test_without_labels_every_point_is_foreground():
     assert thing.labels.dtype == np.int32
 
 
+def test_an_object_that_is_made_by_hand_takes_lists_and_labels_as_prompts_do():
+    thing = Object([[1, 2], [3, 4]], box=[0, 0, 5, 5])
+    assert thing.labels.tolist() == [1, 1]
+    assert [thing.points.dtype, thing.labels.dtype, thing.box.dtype] == [np.float32, np.int32, np.float32]
+    assert Object(points(*[[1, 2]] * 3), labels(0)).labels.tolist() == [0] * 3
+    for given_labels in ([1, 0], [1, 1, 1, 1]):
+        with pytest.raises(ValueError, match=rf"^labels: {len(given_labels)} label\(s\) for 3 point\(s\); accepted is"):
+            Object(points(*[[1, 2]] * 3), given_labels)
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_label_serves_all_points(label):
     (thing,) = typed_objects(points([1, 2], [3, 4], [5, 6]), labels(label), boxes(), (10, 10))
