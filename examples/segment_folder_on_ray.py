@@ -293,14 +293,32 @@ def read_image(path: Path, intensity_range: tuple[float, float] | None = None) -
 
     Raises:
         Exception: of whatever kind Pillow raises for a file that is no image, or only a part of one.
+        ImportError: colours of 16 bits where OpenCV is not installed.
     """
     from infer_segment_anything_2.segmentation.images import to_rgb8
 
     with Image.open(path) as file:
+        is_deep = file.mode in ("RGB", "RGBA") and ";16" in str(file.tile)
         image = ImageOps.exif_transpose(file)
+        if is_deep:
+            return to_rgb8(deep_colours(path), intensity_range)
         if image.mode not in ("1", "L", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
             image = image.convert("RGB")  # palettes, CMYK and the like
         return to_rgb8(np.asarray(image), intensity_range)
+
+
+def deep_colours(path: Path) -> npt.NDArray[np.uint16]:
+    """The image (H, W, 3) RGB in a file with 16 bits for each colour, of which Pillow would drop the lower 8."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError(
+            "colours of 16 bits are not read without OpenCV (pip install opencv-python-headless)"
+        ) from error
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if bgr is None:
+        raise ValueError(f"{path.name}: OpenCV cannot read these colours of 16 bits")
+    return bgr[..., ::-1]
 
 
 def segment(

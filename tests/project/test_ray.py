@@ -28,6 +28,7 @@ from pycocotools.coco import COCO
 from skimage import data
 
 from infer_segment_anything_2.segmentation.export import to_coco
+from infer_segment_anything_2.segmentation.images import to_rgb8
 from infer_segment_anything_2.segmentation.masks import Masks, empty, encode
 
 SCRIPT = ROOT / "examples" / "segment_folder_on_ray.py"
@@ -126,6 +127,21 @@ def files(results: Path) -> dict[str, int]:
 def in_this_process(example, monkeypatch) -> None:
     """A worker that works here, where a test is about what is given out and what is made of it: to start one takes seconds."""
     monkeypatch.setattr(example, "run", lambda job, rows, *_: map(example.ImageSegmenter(job), rows))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_16_bits_keep_them(example, tmp_path, monkeypatch, suffix, channels):
+    import cv2
+
+    bgr = np.random.default_rng(0).integers(0, 4096, (20, 30, channels), np.uint16)  # a camera of 12 bits
+    path = tmp_path / f"deep{suffix}"
+    cv2.imwrite(str(path), bgr)
+    for shown in (None, (0.0, 4095.0)):
+        np.testing.assert_array_equal(example.read_image(path, shown), to_rgb8(bgr[..., 2::-1], shown))
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ImportError, match=r"^colours of 16 bits are not read without OpenCV \(pip install "):
+        example.read_image(path)
 
 
 def test_a_folder_with_bad_images_is_segmented_and_only_what_is_missing_a_second_time(
