@@ -25,7 +25,7 @@ from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, publ
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
 from infer_segment_anything_2.bridge.results import TaskWithMasks
 from infer_segment_anything_2.bridge.wire import InferSegmentAnything2Param, News, check_names
-from infer_segment_anything_2.segmentation.images import to_rgb8
+from infer_segment_anything_2.segmentation.images import TOO_DARK, is_too_dark, to_rgb8
 from infer_segment_anything_2.segmentation.masks import Masks
 from infer_segment_anything_2.segmentation.memory import memory_errors
 from infer_segment_anything_2.segmentation.own_files import blamed_on_config, check_files
@@ -183,7 +183,10 @@ class InferSegmentAnything2(TaskWithMasks):
         intensity_range = parameters.intensity_range.value
         if not parameters.track:
             self.get_output(0).intensity_range = intensity_range
-            return segmenter.segment(to_rgb8(image, intensity_range), request, progress.searched)
+            rgb8 = to_rgb8(image, intensity_range)
+            if intensity_range is None and is_too_dark(image, rgb8):
+                self._warn_once(TOO_DARK)
+            return segmenter.segment(rgb8, request, progress.searched)
         if parameters.multimask_output:
             self._warn_once("multimask_output is not used where objects are followed (track): each has one mask.")
         may_join = are_found(self.get_input(1), self.get_input(2), parameters)

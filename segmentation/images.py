@@ -23,6 +23,14 @@ _NO_DATA_FROM, _NO_DATA_TO = 3.3999e38, 3.403e38
 _CUT = 1
 _MOST = 0.99
 
+#: Of 255; an image is nearly black where at most one value in a hundred is above it.
+_DARK = 31
+
+TOO_DARK = (
+    "The image is nearly black to the model: its values, which are floats, are taken as 0 to 1 or 0 to 255, and nearly all are "
+    "far below. intensity_range sets the values that are black and white, such as [0, 8]."
+)
+
 Range = tuple[float, float]
 """The values that are shown as black and as white."""
 
@@ -75,6 +83,12 @@ def shown_range(image: npt.NDArray) -> Range | None:
     """
     values = channels_of(image)
     return None if values.dtype == bool else _found_range(values)
+
+
+def is_too_dark(image: npt.NDArray, rgb8: npt.NDArray[np.uint8]) -> bool:
+    """Whether :func:`to_rgb8` has made an image of floats nearly black, as it does where the values only seem to be those of 8
+    bits: reflectances that reach a little above 1, distances in metres."""
+    return image.dtype.kind == "f" and bool(rgb8.any()) and np.count_nonzero(rgb8 > _DARK) <= rgb8.size // 100
 
 
 def channels_of(image: npt.NDArray) -> npt.NDArray:
@@ -231,7 +245,16 @@ def _scaled(values: npt.NDArray[np.floating], shown: Range | None) -> npt.NDArra
 
 
 def resize_percent(image: npt.NDArray[np.uint8], percent: int) -> npt.NDArray[np.uint8]:
-    """`image` (H, W, 3) at `percent` of its size, each side at least 1 pixel, with antialiasing; itself at 100."""
+    """`image` (H, W, 3) at `percent` of its size, each side at least 1 pixel, with antialiasing; itself at 100.
+
+    Raises:
+        ValueError: anything but (H, W, 3) uint8.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(
+            f"The image is {image.shape} of {image.dtype}; accepted is (height, width, 3) of uint8, RGB: "
+            "segmentation.images.to_rgb8(image) makes it of others."
+        )
     if percent == 100:
         return image
     from PIL import Image

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .images import Range, shown_range, to_rgb8
+from .images import TOO_DARK, Range, is_too_dark, shown_range, to_rgb8
 from .masks import MAX_LABELS, Masks
 from .objects import Object
 from .progress import Progress
@@ -161,6 +161,8 @@ class Sequence:
         self.shown = intensity_range or known.found_range
         rgb8 = to_rgb8(image, self.shown)
         is_first = known.tracker is None
+        if is_first and intensity_range is None and is_too_dark(image, rgb8):
+            self._warn(TOO_DARK)
         if known.tracker is None or known.masks is None:
             masks = self._first(known, segmenter, rgb8, request, place, progress)
         else:

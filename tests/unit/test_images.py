@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 
 import numpy as np
@@ -352,6 +353,16 @@ def test_each_side_shrinks_by_the_percentage_to_one_pixel_at_least(shape, percen
     assert result.shape == (*expected, 3)
     assert result.dtype == np.uint8
     assert (result == 77).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((6, 5), np.uint8), ((6, 5, 4), np.uint8), ((6, 5, 3), np.uint16), ((6, 5, 3), np.float64), ((0, 5, 3), np.uint8)],
+)
+@pytest.mark.parametrize("percent", [50, 100])
+def test_images_that_are_not_rgb_of_8_bits_are_refused_with_what_makes_it_of_them(shape, dtype, percent):
+    with pytest.raises(ValueError, match=rf"^The image is {re.escape(str(shape))} of {np.dtype(dtype)}; .*to_rgb8"):
+        resize_percent(np.zeros(shape, dtype), percent)
 
 
 def test_at_100_percent_the_image_is_itself():

@@ -74,6 +74,28 @@ def test_a_range_is_used_by_the_run_and_by_what_shows_its_image(workflow, algo):
     assert (algo.get_image_with_mask() != shown).any()
 
 
+@pytest.mark.parametrize("track", ["False", "True"])
+def test_floats_that_become_nearly_black_are_warned_of_once(workflow, algo, caplog, track):
+    """As a reflectance that exceeds 1 in two pixels of a hundred: 99% of it lie within [0, 255], not within [0, 1]."""
+    usual = photograph().astype(np.float32) / 255
+    bright = usual.copy()
+    bright[:3] = 1.2
+    algo.set_parameters({"input_box": BOX, "track": track})
+    for image, intensity_range, warned in (
+        (photograph().astype(np.float32), "", 0),
+        (usual, "", 0),
+        (np.zeros_like(usual), "", 0),
+        (bright, "[0, 1.2]", 0),
+        (bright, "", 1),
+        (bright[::-1], "", 1),
+    ):
+        algo.set_parameters({"intensity_range": intensity_range})
+        if track == "True":
+            algo.start_video()
+        workflow.run_on(array=np.ascontiguousarray(image))
+        assert caplog.text.count("The image is nearly black to the model") == warned
+
+
 def test_probable_mistakes_are_warned_of_once_for_each_prompt(workflow, algo, caplog):
     said = []
     for prompt in ({"input_point": "[0.5, 0.25]"}, {"input_point": "", "input_box": "[90, 100, 20, 30]"}):
