@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 from ikomia import core, dataprocess
@@ -15,6 +15,7 @@ from infer_segment_anything_2.bridge.inputs import (
     NoDetections,
     are_found,
     disconnect,
+    has_drawing,
     image_of,
     place_of,
     pointed_at,
@@ -53,7 +54,8 @@ class InferSegmentAnything2(TaskWithMasks):
         super().__init__(name)
         self.add_input(NoDetections())
         # Ikomia empties the outputs when an edge is deleted, and before a run, in which it then fills the connected inputs.
-        self.set_output(OverlaidImage(while_alive(self, disconnect)), 0)
+        self._put_in: Any = None  #: into input 2 from Python, and held: else it came back in another wrapper
+        self.set_output(OverlaidImage(while_alive(self, InferSegmentAnything2._disconnect)), 0)
         own = InferSegmentAnything2Param() if param is None else copy.deepcopy(param)
         self.set_param_object(own)
         self._warn_once = WarnOnce()
@@ -67,6 +69,15 @@ class InferSegmentAnything2(TaskWithMasks):
         self._model: tuple = ()  #: what it was opened with
         self._stops = 0  #: asked for so far
         self._progress: RunProgress | None = None  #: of the run that is under way
+
+    def set_input(self, task_io: Any, index: int) -> None:
+        """Put something into an input by hand; Ikomia connects tasks another way (0.15.1, 0.16.1)."""
+        super().set_input(task_io, index)
+        if index == 2:
+            self._put_in = task_io
+
+    def _disconnect(self) -> None:
+        disconnect(self, self._put_in)
 
     def _follow_parameters(self) -> None:
         """What follows from the parameters before any run."""
@@ -134,7 +145,7 @@ class InferSegmentAnything2(TaskWithMasks):
 
     def _compute(self, parameters: Parameters, stops: int, is_live: bool = False) -> bool:
         """Do one run, or one stroke, unless more than so many stops are asked for; whether it came to its end."""
-        self._warn_once.last = ""
+        self._warn_once.said.clear()
         self._progress = progress = RunProgress(self.emit_step_progress, lambda: self._stops != stops)
         is_done = False
         with memory_errors():
@@ -149,7 +160,7 @@ class InferSegmentAnything2(TaskWithMasks):
                 self._progress = None
             progress.fill()
             self.end_task_run()
-        self._tell(self._warn_once.last)
+        self._tell("\n".join(dict.fromkeys(self._warn_once.said)))
         return is_done
 
     def _segment(self, parameters: Parameters, progress: RunProgress, is_live: bool) -> None:
@@ -158,7 +169,8 @@ class InferSegmentAnything2(TaskWithMasks):
         objects = pointed_at(self.get_input(1), self.get_input(2), parameters, image_hw, self._warn_once)
         self.get_param_object().count(thing.name for thing in objects or ())
         if objects is None and is_live:
-            self._warn_once("Nothing is drawn any more: the result is empty. A run searches the whole image.")
+            if not has_drawing(self.get_input(1)):
+                self._warn_once("Nothing is drawn any more: the result is empty. A run searches the whole image.")
             objects = []
         request = make_request(parameters, objects, image_hw)
         segmenter = (is_live and self._segmenter) or self._open_segmenter(parameters)
@@ -168,8 +180,8 @@ class InferSegmentAnything2(TaskWithMasks):
         progress.check()
         self._masks = masks
         if request.search and not len(masks[0]):
-            logger.warning("No mask was found: %s.", ways_to_more(parameters))
-        publish(self, masks, parameters)
+            self._warn_once.each(f"No mask was found: {ways_to_more(parameters)}.")
+        publish(self, masks, parameters, self._warn_once.each)
 
     def _masks_of(
         self,

@@ -31,15 +31,20 @@ def in_a_sentence(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class WarnOnce:
-    """Tells a warning once, however often it is called with it."""
+    """Tells a warning to the log, once however often it is called with it, and keeps what a run has said."""
 
     def __init__(self) -> None:
         self._told: set[str] = set()
-        self.last = ""  #: what it was called with last
+        self.said: list[str] = []  #: in this run, also what was told before; for the panel
 
     def __call__(self, text: str) -> None:
         """Tell it, unless it has been told."""
         if text not in self._told:
             self._told.add(text)
             logger.warning(text)
-        self.last = text
+        self.said.append(text)
+
+    def each(self, text: str) -> None:
+        """Tell it, also where it has been told: it is about this image."""
+        logger.warning(text)
+        self.said.append(text)

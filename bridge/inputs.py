@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
+from infer_segment_anything_2.bridge.errors import WarnOnce
 from infer_segment_anything_2.segmentation.images import channels_of
 from infer_segment_anything_2.segmentation.messages import shown
 from infer_segment_anything_2.segmentation.objects import (
@@ -41,9 +42,6 @@ CONNECTED_GRAPHICS = "GraphicsOutput"
 #: Ikomia's graphics items that count as the box around them.
 BOXES = (core.GraphicsItem.RECTANGLE, core.GraphicsItem.ELLIPSE, core.GraphicsItem.POLYGON)
 
-Warn = Callable[[str], None]
-"""Tells a warning once, however often it is called with it."""
-
 
 class NoDetections(dataprocess.CObjectDetectionIO):
     """What input 2 is while no task is connected to it.
@@ -61,15 +59,18 @@ class NoDetections(dataprocess.CObjectDetectionIO):
         self.is_filled = True
 
 
-def disconnect(task: dataprocess.CSemanticSegmentationTask) -> None:
+def disconnect(task: dataprocess.CSemanticSegmentationTask, put_in: Any) -> None:
     """Take from `task` the detections and graphics of other tasks; those still connected give them again before a run.
 
     In place of a deleted edge ikomia (0.16.1) leaves an empty output, as of a detector that finds nothing; of a deleted task
-    it leaves what that gave last. Detections that somebody made in Python and put in by hand stay.
+    it leaves what that gave last.
+
+    Args:
+        task: this plugin's.
+        put_in: what somebody put into input 2 last by hand, which stays; None: nothing.
     """
     given = task.get_input(2)
-    is_by_hand = given is task.get_input(2)  # what ikomia made comes in a new wrapper each time
-    if isinstance(given, NoDetections) or not is_by_hand:
+    if isinstance(given, NoDetections) or given is not put_in:
         task.set_input(NoDetections(), 2)
     if _has_graphics(task.get_input(1)):
         task.set_input(dataprocess.CGraphicsInput(), 1)
@@ -130,7 +131,7 @@ def pointed_at(
     detections: dataprocess.CObjectDetectionIO,
     parameters: Parameters,
     image_hw: tuple[int, int],
-    warn: Warn,
+    warn: WarnOnce,
 ) -> list[Object] | None:
     """The objects of one run; None where nobody points at anything, which is automatic mode.
 
@@ -142,7 +143,7 @@ def pointed_at(
         detections: input 2.
         parameters: what is typed.
         image_hw: height and width of the image in pixels.
-        warn: tells the user, once for a task.
+        warn: tells the user.
 
     Raises:
         ValueError: something typed or drawn that lies outside the image, or labels of another count than the points.
@@ -161,7 +162,7 @@ def pointed_at(
         return typed
     if has_detections or has_graphics:
         if has_detections:
-            found = detected_objects(detections.get_objects(), image_hw)
+            found = detected_objects(detections.get_objects(), image_hw, warn.each)
             if not has_graphics and graphics.is_data_available():
                 warn("What is drawn is not used: the detections of the connected task count.")
         else:
@@ -170,10 +171,16 @@ def pointed_at(
             warn("The connected task found nothing to segment: the result is empty.")
         return found
     items = graphics.get_items() if graphics.is_data_available() else []
-    return drawn_objects(items, parameters.input_point_label.value, image_hw) or None
+    return drawn_objects(items, parameters.input_point_label.value, image_hw, warn.each) or None
 
 
-def detected_objects(detections: Sequence[Any], image_hw: tuple[int, int]) -> list[Object]:
+def has_drawing(graphics: dataprocess.CGraphicsInput) -> bool:
+    """Whether anything is drawn but texts."""
+    items = graphics.get_items() if graphics.is_data_available() else []
+    return any(item.get_type() != core.GraphicsItem.TEXT for item in items)
+
+
+def detected_objects(detections: Sequence[Any], image_hw: tuple[int, int], warn: Callable[[str], None]) -> list[Object]:
     """One object for each of Ikomia's detections, with its label, id and confidence.
 
     A rotated box counts as the rectangle around it. A box outside the image or without area is no prompt: its mask will be
@@ -182,6 +189,7 @@ def detected_objects(detections: Sequence[Any], image_hw: tuple[int, int]) -> li
     Args:
         detections: items with a box [x, y, width, height], or [center x, center y, width, height, degrees].
         image_hw: height and width of the image in pixels.
+        warn: tells the user.
     """
     objects = []
     for found in detections:
@@ -189,9 +197,7 @@ def detected_objects(detections: Sequence[Any], image_hw: tuple[int, int]) -> li
         objects.append(Object(box=box, name=found.label, id=found.id, confidence=found.confidence))
     lost = sum(thing.box is None for thing in objects)
     if lost:
-        logger.warning(
-            "%d of %d detections lie outside the image or have no area: their masks are empty.", lost, len(objects)
-        )
+        warn(f"{lost} of {len(objects)} detections lie outside the image or have no area: their masks are empty.")
     return objects
 
 
@@ -209,7 +215,8 @@ def _corners(box: list[float]) -> list[float]:
 def graphics_objects(items: Sequence[Any], image_hw: tuple[int, int]) -> list[Object]:
     """The objects that a connected task draws; their category is a name, never a side.
 
-    - A rectangle, ellipse or polygon is a box. The outline of an instance, which follows its rectangle, is no second one.
+    - A rectangle, ellipse or polygon is a box. The outlines of an instance, one for each of its parts, follow
+      its rectangle and are no others.
     - Points that follow a rectangle are keypoints on it; those at (0, 0) were not found, and lines between them are no prompt.
     - Where there is no box, points and lines of one name are one object.
 
@@ -221,19 +228,18 @@ def graphics_objects(items: Sequence[Any], image_hw: tuple[int, int]) -> list[Ob
     has_boxes = any(item.get_type() in BOXES for item in items)
     boxes: list[tuple[str, npt.NDArray[np.float32] | None]] = []
     points: dict[int | str, list[npt.NDArray[np.float32]]] = {}  # by the number of the box, or the name
-    before = None  # the item before, texts aside
+    has_outlines = False  # a rectangle came, and since then nothing but its outlines and texts
     for item in items:
         kind, name = item.get_type(), _name(str(item.get_category()))
         if kind in BOXES:
-            is_outline = kind == kinds.POLYGON and before is not None and before.get_type() == kinds.RECTANGLE
-            if not is_outline:
+            if not (has_outlines and kind == kinds.POLYGON):
                 boxes.append((name, box_inside(_corners(item.get_bounding_rect()), image_hw)))
         elif kind == kinds.POINT or (kind == kinds.POLYLINE and not has_boxes):
             place = _points(item, _vertices(item))
             inside = place[((place >= 0) & (place < image_hw[::-1])).all(axis=1) & place.any(axis=1)]
             points.setdefault(len(boxes) if has_boxes else name, []).append(inside)
-        if kind != kinds.TEXT:
-            before = item
+        of_rectangle = (kinds.POLYGON, kinds.COMPLEX_POLYGON, kinds.TEXT)
+        has_outlines = kind == kinds.RECTANGLE or (has_outlines and kind in of_rectangle)
 
     def with_points(found: list[npt.NDArray[np.float32]], **more: Any) -> Object:
         xy = np.concatenate([np.zeros((0, 2), np.float32), *found])
@@ -283,7 +289,9 @@ class Drawn:
         return self.category.lower() in BACKGROUND
 
 
-def drawn_objects(items: Sequence[Any], labels: Labels, image_hw: tuple[int, int]) -> list[Object]:
+def drawn_objects(
+    items: Sequence[Any], labels: Labels, image_hw: tuple[int, int], warn: Callable[[str], None] = logger.warning
+) -> list[Object]:
     """The objects that Ikomia's drawn graphics are, in the order in which they were begun.
 
     A point is a point, a polyline a scribble: points along it. A rectangle, ellipse or polygon is a box, the one around it.
@@ -298,11 +306,12 @@ def drawn_objects(items: Sequence[Any], labels: Labels, image_hw: tuple[int, int
         items: Ikomia's graphics items, in drawing order.
         labels: of the drawn points and scribbles, in drawing order: one for each, one for all, or none: by category.
         image_hw: height and width of the image in pixels.
+        warn: tells the user.
 
     Raises:
         ValueError: labels of another count, or an item outside the image, by its place in the drawing.
     """
-    drawn = _prompts_among(items, image_hw)
+    drawn = _prompts_among(items, image_hw, warn)
     if not drawn:  # a run then searches, for which make_request refuses labels; a stroke gives an empty result
         return []
     strokes = [one for one in drawn if one.points is not None]
@@ -326,7 +335,7 @@ def drawn_objects(items: Sequence[Any], labels: Labels, image_hw: tuple[int, int
     return [thing for _, thing in sorted(found, key=lambda one: one[0])]
 
 
-def _prompts_among(items: Sequence[Any], image_hw: tuple[int, int]) -> list[Drawn]:
+def _prompts_among(items: Sequence[Any], image_hw: tuple[int, int], warn: Callable[[str], None]) -> list[Drawn]:
     """What of Ikomia's graphics items is a prompt; a warning says what is none."""
     kinds = core.GraphicsItem
     drawn: list[Drawn] = []
@@ -347,7 +356,7 @@ def _prompts_among(items: Sequence[Any], image_hw: tuple[int, int]) -> list[Draw
         elif kind != kinds.TEXT:
             others.add(str(kind))
     if others:
-        logger.warning("Drawn, and no prompt: %s. Draw points, boxes or lines.", ", ".join(sorted(others)))
+        warn(f"Drawn, and no prompt: {', '.join(sorted(others))}. Draw points, boxes or lines.")
     return drawn
 
 

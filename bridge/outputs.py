@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -15,8 +14,6 @@ from infer_segment_anything_2.segmentation.images import Range, to_rgb8
 from infer_segment_anything_2.segmentation.masks import MAX_LABELS, Masks
 from infer_segment_anything_2.segmentation.painting import class_colours, class_names, label_image, overlay
 from infer_segment_anything_2.segmentation.parameters import Parameters
-
-logger = logging.getLogger(__name__)
 
 Task = TypeVar("Task", bound=dataprocess.CSemanticSegmentationTask)
 
@@ -83,7 +80,12 @@ def declare(task: dataprocess.CSemanticSegmentationTask, parameters: Parameters)
         task.add_output(kind())
 
 
-def publish(task: dataprocess.CSemanticSegmentationTask, candidates: Sequence[Masks], parameters: Parameters) -> None:
+def publish(
+    task: dataprocess.CSemanticSegmentationTask,
+    candidates: Sequence[Masks],
+    parameters: Parameters,
+    warn: Callable[[str], None],
+) -> None:
     """Fill the outputs of `task` with one label image for each candidate, and with instances; none of an earlier run stays."""
     declare(task, parameters)
     for k in range(1, task.get_output_count()):
@@ -91,18 +93,16 @@ def publish(task: dataprocess.CSemanticSegmentationTask, candidates: Sequence[Ma
     # In automatic mode there is one candidate: the other label images are empty.
     none = candidates[0].take([])
     for k in range(candidates_of(parameters)):
-        _fill_labels(task.get_output(k + 1), candidates[k] if k < len(candidates) else none)
+        _fill_labels(task.get_output(k + 1), candidates[k] if k < len(candidates) else none, warn)
     if parameters.instance_output:
         _fill_instances(task.get_output(task.get_output_count() - 1), task.name, candidates)
 
 
-def _fill_labels(output: dataprocess.CSemanticSegmentationIO, masks: Masks) -> None:
+def _fill_labels(output: dataprocess.CSemanticSegmentationIO, masks: Masks, warn: Callable[[str], None]) -> None:
     if len(masks) > MAX_LABELS:  # Ikomia's label image has 8 bits: one of 16 raises in its OpenCV (0.16.1)
-        logger.warning(
-            "A label image holds %d masks: %d of the %d are not painted. instance_output = True gives all of them.",
-            MAX_LABELS,
-            len(masks) - MAX_LABELS,
-            len(masks),
+        warn(
+            f"A label image holds {MAX_LABELS} masks: {len(masks) - MAX_LABELS} of the {len(masks)} are not painted. "
+            "instance_output = True gives all of them."
         )
     names = class_names(masks)
     output.set_class_names(names)

@@ -88,7 +88,7 @@ def shown_range(image: npt.NDArray) -> Range | None:
 def is_too_dark(image: npt.NDArray, rgb8: npt.NDArray[np.uint8]) -> bool:
     """Whether :func:`to_rgb8` has made an image of floats nearly black, as it does where the values only seem to be those of 8
     bits: reflectances that reach a little above 1, distances in metres."""
-    return image.dtype.kind == "f" and bool(rgb8.any()) and np.count_nonzero(rgb8 > _DARK) <= rgb8.size // 100
+    return image.dtype.kind == "f" and bool(rgb8.any()) and int(np.count_nonzero(rgb8 > _DARK)) <= rgb8.size // 100
 
 
 def channels_of(image: npt.NDArray) -> npt.NDArray:

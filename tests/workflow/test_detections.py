@@ -19,6 +19,8 @@ from pycocotools.coco import COCO
 from tools.detector import install
 from tools.video import frames_of, write_video
 
+from infer_segment_anything_2.segmentation.parameters import cuda_is_available
+
 POT, PLATE, CUP = (150, 20, 150, 180), (20, 20, 100, 100), (290, 340, 200, 150)  # x, y, width, height
 
 
@@ -239,6 +241,37 @@ def test_each_thing_of_another_task_counts_once_by_its_box_with_its_name(astrona
     assert not [r for r in caplog.records if r.name.startswith(NAME)]
 
 
+class InParts(dataprocess.CInstanceSegmentationTask):
+    """Finds two things in three parts each, of which one has a hole."""
+
+    def __init__(self) -> None:
+        dataprocess.CInstanceSegmentationTask.__init__(self, "parts")
+
+    def get_progress_steps(self) -> int:
+        return 1
+
+    def run(self) -> None:
+        self.begin_task_run()
+        self.set_names(["pot", "plate"])
+        for k, (x, y, width, height) in enumerate((POT, PLATE)):
+            mask = np.zeros((512, 512), np.uint8)
+            mask[y : y + height, x : x + width] = 1
+            mask[:, x + width // 3 : x + width // 3 + 5] = mask[:, x + width // 2 : x + width // 2 + 5] = 0
+            if k:
+                mask[y + height // 2 : y + height // 2 + 9, x + 9 : x + 20] = 0
+            self.add_object(k, 0, k, 0.5, float(x), float(y), float(width), float(height), mask)
+        self.end_task_run()
+
+
+@pytest.mark.qt
+@pytest.mark.parametrize("connect", [chain, connected_to_graphics_alone], ids=["as detections", "as graphics"])
+def test_a_thing_in_parts_counts_once(astronaut, connect):
+    workflow, algo = connect(InParts())
+    workflow.run_on(array=astronaut)
+    assert names_of(algo) == ["pot", "plate"]
+    np.testing.assert_array_equal(labels_of(algo), typed(astronaut, POT, PLATE))
+
+
 @pytest.mark.parametrize("connect", [chain, connected_to_graphics_alone], ids=["as detections", "as graphics"])
 @pytest.mark.parametrize("task", [Detector, lambda: Instances(0)], ids=["detections", "instances"])
 def test_another_task_that_finds_nothing_gives_an_empty_result_however_it_is_connected(astronaut, connect, task):
@@ -373,6 +406,52 @@ def test_a_detector_that_is_disconnected_before_any_run_counts_for_nothing(astro
     disconnect(workflow)
     workflow.run_on(array=astronaut)
     assert names_of(algo)[0].startswith("mask 1 (")
+
+
+class MakesItsOutput(dataprocess.C2dImageTask):
+    """Finds things and gives them in an output that it made in Python."""
+
+    def __init__(self) -> None:
+        dataprocess.C2dImageTask.__init__(self, "detector")
+        self.add_output(dataprocess.CObjectDetectionIO())
+
+    def get_progress_steps(self) -> int:
+        return 1
+
+    def run(self) -> None:
+        self.begin_task_run()
+        self.forward_input_image(0, 0)
+        self.get_output(1).clear_data()
+        for k, (label, box) in enumerate(THREE):
+            self.get_output(1).add_object(k, label, 0.9, *map(float, box), [255, 0, 0])
+        self.end_task_run()
+
+
+@pytest.mark.qt
+def test_a_detector_whose_output_is_made_in_python_counts_until_it_is_deleted(astronaut):
+    workflow, algo = chain(MakesItsOutput())
+    algo.set_parameters(LOOSE)
+    for _ in range(2):
+        workflow.run_on(array=astronaut)
+        assert names_of(algo) == ["pot", "plate", "cup"]
+    workflow.delete_task(number_of(workflow, "detector"))
+    workflow.connect_tasks(workflow.root(), algo, [(0, 0)])
+    workflow.run_on(array=astronaut)
+    assert names_of(algo)[0].startswith("mask 1 (")
+
+
+def test_what_a_run_has_to_say_is_in_the_panel_too(astronaut):
+    workflow, algo = chain(Detector(("far", (600, 600, 20, 20))))
+    workflow.run_on(array=astronaut)
+    said = "1 of 1 detections lie outside the image or have no area: their masks are empty."
+    assert algo.get_param_object().news.text == said
+    algo.set_parameters({"cuda": "True"})
+    workflow.run_on(array=astronaut)
+    cuda = "" if cuda_is_available() else "\ncuda: no CUDA device was found, the CPU computes instead."
+    assert algo.get_param_object().news.text == said + cuda
+    workflow, algo = chain(points_per_side="2", iou_thresh="1")
+    workflow.run_on(array=astronaut)
+    assert algo.get_param_object().news.text.startswith("No mask was found: lower iou_thresh (1.0)")
 
 
 @pytest.mark.parametrize("connect", [chain, connected_to_graphics_alone], ids=["as detections", "as graphics"])

@@ -150,6 +150,16 @@ def test_removing_the_last_drawn_item_empties_the_result_also_with_labels_for_dr
         assert labels_of(live).any()
 
 
+def test_of_a_box_of_the_background_a_stroke_says_that_it_is_no_prompt(live):
+    draw(live, box(150, 20, 150, 180))
+    assert labels_of(live).any()
+    draw(live, box(150, 20, 150, 180, "Background"))
+    assert not labels_of(live).any()
+    assert live.get_param_object().news.text == (
+        "Drawn, and no prompt: a box of the category Background. Draw points, boxes or lines."
+    )
+
+
 def test_without_any_drawing_a_stroke_never_searches_the_image(live, monkeypatch):
     monkeypatch.setattr(type(live._segmenter), "generate", lambda *_, **__: pytest.fail("automatic mode"))
     live.graphics_changed()  # of an input that has no layer of drawings yet
