@@ -105,28 +105,17 @@ class Example:
 
 
 def build(size: int) -> nn.Module:
-    """Return the model for pictures of `size` px, a multiple of 128; the weights do not depend on it."""
+    """Return the model for pictures of `size` px, a multiple of 32; the weights do not depend on it."""
     cfg = OmegaConf.load(CONFIG)
     cfg.model.image_size = size
-    model = instantiate(cfg.model, _recursive_=True)
-    set_size(model, size)
-    return model
+    return instantiate(cfg.model, _recursive_=True)
 
 
 def set_size(model: nn.Module, size: int) -> None:
-    """Make a model expect pictures of another size, a multiple of 128.
-
-    The windows of attention at strides 16 and 32 cover half of the picture a side, as sam2_hiera_nano.yaml has them for
-    512 px: so none is filled up with zeros.
-    """
+    """Make a model expect prompts for pictures of another size, a multiple of 32."""
     encoder = model.sam_prompt_encoder
     model.image_size, encoder.input_image_size = size, (size, size)
     encoder.image_embedding_size, encoder.mask_input_size = (size // 16,) * 2, (size // 4,) * 2
-    trunk = model.image_encoder.trunk
-    for block in trunk.blocks[
-        trunk.stage_ends[1] + 2 :
-    ]:  # the first block of a stage has the windows of the one before
-        block.window_size = size // 32 if block.window_size else 0
 
 
 def draw_size(args: argparse.Namespace, r: random.Random, done: float) -> int:
@@ -469,7 +458,7 @@ def parse() -> argparse.Namespace:
     add("--init", help="weights to start from, a file or a stage's name; empty: from nothing")
     add("--scaled", type=float, default=1.0, help="what the logits of --init were multiplied with, to be undone")
     add_arguments(p)
-    add("--size", type=int, default=512, help="pictures of this many pixels a side, a multiple of 128")
+    add("--size", type=int, default=512, help="pictures of this many pixels a side, a multiple of 32")
     add("--smaller", type=float, default=0.0, help="share of steps on smaller pictures at first; none at the end")
     add("--prompts", type=int, default=6, help="prompts of each group per picture")
     add("--photographs", type=float, default=0.6, help="share of scenes over photographs")

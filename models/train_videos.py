@@ -196,7 +196,7 @@ def parse() -> argparse.Namespace:
     add("--init", help="weights to start from, a file or a stage's name")
     add("--restart", action="store_true", help="forget what the memory of --init knows")
     add_arguments(p)
-    add("--size", type=int, help="frames of this many pixels a side, a multiple of 128")
+    add("--size", type=int, help="frames of this many pixels a side, a multiple of 32")
     add("--frames", type=int, default=8, help="frames of a clip")
     add("--objects", type=int, default=3, help="objects of a clip that are followed, at most")
     add("--forced", type=float, default=0.7, help="share of clips in which sam2 is told which objects are there")
