@@ -228,6 +228,7 @@ def graphics_objects(items: Sequence[Any], image_hw: tuple[int, int]) -> list[Ob
     has_boxes = any(item.get_type() in BOXES for item in items)
     boxes: list[tuple[str, npt.NDArray[np.float32] | None]] = []
     points: dict[int | str, list[npt.NDArray[np.float32]]] = {}  # by the number of the box, or the name
+    of_rectangle = (kinds.POLYGON, kinds.COMPLEX_POLYGON, kinds.TEXT)
     has_outlines = False  # a rectangle came, and since then nothing but its outlines and texts
     for item in items:
         kind, name = item.get_type(), _name(str(item.get_category()))
@@ -238,7 +239,6 @@ def graphics_objects(items: Sequence[Any], image_hw: tuple[int, int]) -> list[Ob
             place = _points(item, _vertices(item))
             inside = place[((place >= 0) & (place < image_hw[::-1])).all(axis=1) & place.any(axis=1)]
             points.setdefault(len(boxes) if has_boxes else name, []).append(inside)
-        of_rectangle = (kinds.POLYGON, kinds.COMPLEX_POLYGON, kinds.TEXT)
         has_outlines = kind == kinds.RECTANGLE or (has_outlines and kind in of_rectangle)
 
     def with_points(found: list[npt.NDArray[np.float32]], **more: Any) -> Object:

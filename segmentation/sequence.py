@@ -156,13 +156,8 @@ class Sequence:
             if this.settings != known.last.settings:
                 self._warn("This frame was segmented already: what was changed counts from the next one on.")
             return known.masks
-        if intensity_range is None and known.found_range is None:
-            known.found_range = shown_range(image)
-        self.shown = intensity_range or known.found_range
-        rgb8 = to_rgb8(image, self.shown)
+        rgb8 = self._as_shown(known, image, intensity_range)
         is_first = known.tracker is None
-        if is_first and intensity_range is None and is_too_dark(image, rgb8):
-            self._warn(TOO_DARK)
         if known.tracker is None or known.masks is None:
             masks = self._first(known, segmenter, rgb8, request, place, progress)
         else:
@@ -172,6 +167,16 @@ class Sequence:
             seen = masks.areas > 0
             known.boxes[seen] = masks.boxes_xyxy[seen]
         return masks
+
+    def _as_shown(self, known: _Remembered, image: npt.NDArray, intensity_range: Range | None) -> npt.NDArray[np.uint8]:
+        """A frame as the model sees it: without a range by the one of the first frame."""
+        if intensity_range is None and known.found_range is None:
+            known.found_range = shown_range(image)
+        self.shown = intensity_range or known.found_range
+        rgb8 = to_rgb8(image, self.shown)
+        if known.tracker is None and intensity_range is None and is_too_dark(image, rgb8):
+            self._warn(TOO_DARK)
+        return rgb8
 
     def _first(
         self,
