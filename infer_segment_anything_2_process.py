@@ -53,8 +53,8 @@ class InferSegmentAnything2(TaskWithMasks):
     def __init__(self, name: str, param: InferSegmentAnything2Param | None) -> None:
         super().__init__(name)
         self.add_input(NoDetections())
-        # Ikomia empties the outputs when an edge is deleted, and before a run, in which it then fills the connected inputs.
         self._put_in: Any = None  #: into input 2 from Python, and held: else it came back in another wrapper
+        # Ikomia empties the outputs when an edge is deleted, and before a run, in which it then fills the connected inputs.
         self.set_output(OverlaidImage(while_alive(self, InferSegmentAnything2._disconnect)), 0)
         own = InferSegmentAnything2Param() if param is None else copy.deepcopy(param)
         self.set_param_object(own)

@@ -212,11 +212,14 @@ class Instances(dataprocess.CInstanceSegmentationTask):
     def run(self) -> None:
         self.begin_task_run()
         self.set_names(["pot", "plate", "cup"])
-        for k, (x, y, width, height) in enumerate((POT, PLATE, CUP)[: self.count]):
-            mask = np.zeros((512, 512), np.uint8)
-            mask[y : y + height, x : x + width] = 1
-            self.add_object(3 + k, 0, k, 0.5, float(x), float(y), float(width), float(height), mask)
+        for k, box in enumerate((POT, PLATE, CUP)[: self.count]):
+            self.add_object(3 + k, 0, k, 0.5, *map(float, box), self.mask_of(k, *box))
         self.end_task_run()
+
+    def mask_of(self, k: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        mask = np.zeros((512, 512), np.uint8)
+        mask[y : y + height, x : x + width] = 1
+        return mask
 
 
 def connected_to_graphics_alone(task) -> tuple[Workflow, dataprocess.CSemanticSegmentationTask]:
@@ -241,32 +244,21 @@ def test_each_thing_of_another_task_counts_once_by_its_box_with_its_name(astrona
     assert not [r for r in caplog.records if r.name.startswith(NAME)]
 
 
-class InParts(dataprocess.CInstanceSegmentationTask):
-    """Finds two things in three parts each, of which one has a hole."""
+class InParts(Instances):
+    """Each thing in three parts; from the second on, one of them has a hole."""
 
-    def __init__(self) -> None:
-        dataprocess.CInstanceSegmentationTask.__init__(self, "parts")
-
-    def get_progress_steps(self) -> int:
-        return 1
-
-    def run(self) -> None:
-        self.begin_task_run()
-        self.set_names(["pot", "plate"])
-        for k, (x, y, width, height) in enumerate((POT, PLATE)):
-            mask = np.zeros((512, 512), np.uint8)
-            mask[y : y + height, x : x + width] = 1
-            mask[:, x + width // 3 : x + width // 3 + 5] = mask[:, x + width // 2 : x + width // 2 + 5] = 0
-            if k:
-                mask[y + height // 2 : y + height // 2 + 9, x + 9 : x + 20] = 0
-            self.add_object(k, 0, k, 0.5, float(x), float(y), float(width), float(height), mask)
-        self.end_task_run()
+    def mask_of(self, k: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        mask = super().mask_of(k, x, y, width, height)
+        mask[:, x + width // 3 : x + width // 3 + 5] = mask[:, x + width // 2 : x + width // 2 + 5] = 0
+        if k:
+            mask[y + height // 2 : y + height // 2 + 9, x + 9 : x + 20] = 0
+        return mask
 
 
 @pytest.mark.qt
 @pytest.mark.parametrize("connect", [chain, connected_to_graphics_alone], ids=["as detections", "as graphics"])
 def test_a_thing_in_parts_counts_once(astronaut, connect):
-    workflow, algo = connect(InParts())
+    workflow, algo = connect(InParts(2))
     workflow.run_on(array=astronaut)
     assert names_of(algo) == ["pot", "plate"]
     np.testing.assert_array_equal(labels_of(algo), typed(astronaut, POT, PLATE))
