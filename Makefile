@@ -83,9 +83,9 @@ demo: $(READY)
 test: $(READY)
 	@$(MAKE) --no-print-directory -j3 lint $(QT5)/ready $(QT6)/ready
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-	@echo "The panel and drawn prompts with ikomia 0.16.1 and PyQt6, and beside them with ikomia 0.15.1 and PyQt5:"
+	@echo "The panel with ikomia 0.16.1 and PyQt6, and beside it the panel and what draws prompts with ikomia 0.15.1 and PyQt5:"
 	@OMP_NUM_THREADS=1 $(QT5)/bin/python -m pytest -m qt tests/workflow > $(WORK)/qt5.log 2>&1 & beside=$$!; \
-		OMP_NUM_THREADS=1 $(QT6)/bin/python -m pytest -m qt tests/workflow; qt6=$$?; \
+		OMP_NUM_THREADS=1 $(QT6)/bin/python -m pytest -m qt tests/workflow/test_widget.py; qt6=$$?; \
 		wait $$beside; qt5=$$?; cat $(WORK)/qt5.log; exit $$((qt5 || qt6))
 
 test-slow: $(READY)
