@@ -19,6 +19,7 @@ from infer_segment_anything_2.bridge.editors import (
     stack,
     tool_tip,
 )
+from infer_segment_anything_2.bridge.inputs import drawn_category
 from infer_segment_anything_2.bridge.wire import SAVE_COCO, SAVE_LABELS, InferSegmentAnything2Param, News
 from infer_segment_anything_2.segmentation import parameters as declared
 from infer_segment_anything_2.segmentation.checkpoints import catalogue_entry, checkpoint_state
@@ -118,8 +119,14 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         self.folds: list[Fold] = []
         self._explained_weights: tuple[str, bool] | None = None  # those that the checkpoint's note is about
         self._to_scroll_to: list[Any] = []
-        self.checkpoint, self.message, self.help = Note(), Note(), Note()
-        for name, note in {"checkpoint_state": self.checkpoint, "message": self.message, "help": self.help}.items():
+        self.checkpoint, self.message, self.help, self.renamed = Note(), Note(), Note(), Note()
+        notes = {
+            "checkpoint_state": self.checkpoint,
+            "message": self.message,
+            "help": self.help,
+            "renamed": self.renamed,
+        }
+        for name, note in notes.items():
             note.setObjectName(name)
         if not declared.cuda_is_available():
             self.fields["cuda"].editor.setEnabled(False)
@@ -140,7 +147,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
 
         self.show_parameters()
         for field in self.fields.values():
-            field.editor.when_edited(self._on_edit)
+            field.editor.when_edited(self._on_user_edit)
             if hasattr(field.editor, "when_entered"):
                 field.editor.when_entered(self.on_apply)
         self.fields["live"].editor.toggled.connect(self._on_live)
@@ -148,6 +155,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         apply = self.content.window().findChild(qt.QPushButton, "CProcessBtn")
         frame = apply.parentWidget().layout()
         frame.insertWidget(frame.indexOf(apply), self.message)  # in sight wherever the panel is scrolled to
+        self._show_news()
 
     # --- building
 
@@ -184,9 +192,9 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         self.tools.buttons()[0].setChecked(True)
         self.tools.buttonClicked.connect(self._arm)
         self.categories, categories = _choices(CATEGORIES, qt.QRadioButton)
-        self.categories.buttons()[0].setChecked(True)
+        self.categories.buttons()[self.parameters.draws_background].setChecked(True)
         self.categories.buttonClicked.connect(self._send_category)
-        self.object_name = qt.QLineEdit()
+        self.object_name = qt.QLineEdit(self.parameters.drawn_name)
         self.object_name.setObjectName("object_name")
         self.object_name.setPlaceholderText("no name")
         self.object_name.setToolTip(tool_tip(HELP["object_name"]))
@@ -199,7 +207,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         return [
             stack([tools, self.help], qt.QVBoxLayout(), LABEL_SPACING),
             stack([Note("What is drawn next is"), categories], qt.QVBoxLayout(), LABEL_SPACING),
-            stack([Note("of the object"), named], qt.QVBoxLayout(), LABEL_SPACING),
+            stack([Note("of the object"), named, self.renamed], qt.QVBoxLayout(), LABEL_SPACING),
             self.fields["live"].row(),
         ]
 
@@ -215,7 +223,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
             self._button("save_coco", "Save COCO…", lambda: self._on_save("save_coco")),
             self._button("save_labels", "Save labels…", lambda: self._on_save("save_labels")),
         ]
-        reset = self._button("reset", "Reset to defaults", lambda: self._write(declared.Parameters()))
+        reset = self._button("reset", "Reset to defaults", self._on_reset)
         return [*self._rows_of(declared.OUTPUT), _grid(saves), reset]
 
     # --- showing
@@ -262,6 +270,11 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         if self._chosen_weights() != self._explained_weights:
             self._show_checkpoint()
 
+    def _on_user_edit(self, *_: Any) -> None:
+        """What was said is over: a run that ends alike says it again."""
+        self.parameters.news = News()
+        self._on_edit()
+
     def _show_checkpoint(self) -> None:
         """Say where the chosen model's checkpoint is; asked again later, since a run may have downloaded it."""
         self._explained_weights = self._chosen_weights()
@@ -286,14 +299,26 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
 
     def _send_category(self, *_: Any) -> None:
         """Give Studio the category of what is drawn next: the side, or on the object its name."""
-        side = CATEGORIES[self.categories.checkedButton().objectName()]
-        self.emit_set_graphics_category(side if side == "Background" else self.object_name.text().strip() or side)
+        name, is_background = self.object_name.text(), self.categories.buttons()[1].isChecked()
+        self.parameters.drawn_name, self.parameters.draws_background = name, is_background
+        category = drawn_category(name)
+        is_other = category != name.strip() != ""
+        self.renamed.tell(
+            f'"{name.strip()}" has a meaning of its own in drawings: the object is called "{category}".'
+            if is_other
+            else ""
+        )
+        self.emit_set_graphics_category("Background" if is_background else category)
 
     def _on_next_object(self) -> None:
         self.parameters.objects += 1
         self.object_name.setText(f"object {self.parameters.objects}")
         self.categories.buttons()[0].setChecked(True)
         self._send_category()
+
+    def _on_reset(self) -> None:
+        self.parameters.news = News()
+        self._write(declared.Parameters())
 
     def _on_live(self, is_on: bool) -> None:
         """At once: who switches it off wants the next stroke to wait, and no run."""
@@ -327,6 +352,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
             self._refuse(faults)
             return
         self.parameters.values = declared.update(self.parameters.values, self._values())
+        self.parameters.news = News()
         self.parameters.when_set()
         self.show_parameters()
         self.emit_apply(self.parameters)

@@ -17,11 +17,11 @@ from infer_segment_anything_2.segmentation.images import channels_of
 from infer_segment_anything_2.segmentation.messages import shown
 from infer_segment_anything_2.segmentation.objects import (
     Object,
-    assigned,
     box_inside,
     check_points,
     clipped_boxes,
     match_labels,
+    owners_of,
     points_along,
 )
 from infer_segment_anything_2.segmentation.parameters import Parameters
@@ -33,8 +33,9 @@ logger = logging.getLogger(__name__)
 
 #: What Studio's own tools call the other side (its GrabCut), in lower case, and the label as a category.
 BACKGROUND = ("background", "0")
-#: Categories that name nothing: the one of a fresh item, and the side that needs no saying.
-NAMELESS = ("", "default", "foreground", "1")
+#: Categories that name nothing: the one of a fresh item, and of what a user draws also the side that needs no saying.
+FRESH = ("", "default")
+NAMELESS = (*FRESH, "foreground", "1")
 
 #: What ikomia (0.16.1) calls input 1 once a task is connected to it, also one that found nothing; "GraphicsInput" before.
 CONNECTED_GRAPHICS = "GraphicsOutput"
@@ -174,6 +175,15 @@ def pointed_at(
     return drawn_objects(items, parameters.input_point_label.value, image_hw, warn.each) or None
 
 
+def drawn_category(name: str) -> str:
+    """The category that says the name of what a user draws: `name` itself, or where this would say a side or nothing, such as
+    "0", "object 0"; "Foreground" of an empty one."""
+    name = name.strip()
+    if not name:
+        return "Foreground"
+    return f"object {name}" if name.lower() in (*NAMELESS, *BACKGROUND) else name
+
+
 def has_drawing(graphics: dataprocess.CGraphicsInput) -> bool:
     """Whether anything is drawn but texts."""
     items = graphics.get_items() if graphics.is_data_available() else []
@@ -231,7 +241,8 @@ def graphics_objects(items: Sequence[Any], image_hw: tuple[int, int]) -> list[Ob
     of_rectangle = (kinds.POLYGON, kinds.COMPLEX_POLYGON, kinds.TEXT)
     has_outlines = False  # a rectangle came, and since then nothing but its outlines and texts
     for item in items:
-        kind, name = item.get_type(), _name(str(item.get_category()))
+        kind, name = item.get_type(), str(item.get_category())
+        name = "" if name.strip().lower() in FRESH else name
         if kind in BOXES:
             if not (has_outlines and kind == kinds.POLYGON):
                 boxes.append((name, box_inside(_corners(item.get_bounding_rect()), image_hw)))
@@ -248,11 +259,6 @@ def graphics_objects(items: Sequence[Any], image_hw: tuple[int, int]) -> list[Ob
     if has_boxes:
         return [with_points(points.get(k, []), box=box, name=name) for k, (name, box) in enumerate(boxes, start=1)]
     return [with_points(found, name=str(name)) for name, found in points.items()]
-
-
-def _name(category: str) -> str:
-    """The name in the category of an item; empty where it names nothing."""
-    return "" if category.strip().lower() in NAMELESS else category
 
 
 def _vertices(item: Any) -> npt.NDArray[np.float32]:
@@ -288,6 +294,11 @@ class Drawn:
         """Whether it says what is not the object."""
         return self.category.lower() in BACKGROUND
 
+    @property
+    def name(self) -> str:
+        """Of its object; empty where it names none."""
+        return "" if self.category.lower() in NAMELESS else self.category
+
 
 def drawn_objects(
     items: Sequence[Any], labels: Labels, image_hw: tuple[int, int], warn: Callable[[str], None] = logger.warning
@@ -299,8 +310,8 @@ def drawn_objects(
 
     The category of an item is its object's name, unless it names none (:data:`NAMELESS`): points and lines of one name are one
     object; each box is an object of its own, and points go to the boxes of their name as typed ones do. What has no name goes
-    together likewise. Points and lines of the category "Background" or "0" are off the object, and count to the name of the
-    item drawn last before them, or to the next one's.
+    together likewise. Points and lines of the category "Background" or "0" are off the object that was drawn last before them,
+    or that is drawn next.
 
     Args:
         items: Ikomia's graphics items, in drawing order.
@@ -321,17 +332,17 @@ def drawn_objects(
     label_of = {one.place: label for one, label in zip(strokes, of_strokes, strict=True)}
 
     found: list[tuple[int, Object]] = []
-    for name, group in _by_name(drawn).items():
-        points = [one.points for one in group if one.points is not None]
-        of_points = [np.full(len(one.points), label_of[one.place]) for one in group if one.points is not None]
-        boxes = [one for one in group if one.box is not None]
-        objects = assigned(
+    for name, parts in _by_object(drawn):
+        points = [one.points for one in parts if one.points is not None]
+        of_points = [np.full(len(one.points), label_of[one.place]) for one in parts if one.points is not None]
+        box = next((one for one in parts if one.box is not None), None)
+        thing = Object(
             np.concatenate([np.zeros((0, 2), np.float32), *points]),
             np.concatenate([np.zeros(0, np.int32), *of_points]).astype(np.int32),
-            np.array([one.box for one in boxes], np.float32).reshape(-1, 4),
+            None if box is None else box.box,
+            name,
         )
-        places = [one.place for one in boxes or group]
-        found.extend((place, replace(thing, name=name)) for place, thing in zip(places, objects, strict=False))
+        found.append(((box or parts[0]).place, thing))
     return [thing for _, thing in sorted(found, key=lambda one: one[0])]
 
 
@@ -349,6 +360,8 @@ def _prompts_among(items: Sequence[Any], image_hw: tuple[int, int], warn: Callab
             drawn.append(Drawn(place, category, points=_points(item, vertices)))
         elif kind in BOXES and category.lower() in BACKGROUND:
             others.add("a box of the category Background")
+        elif kind in BOXES and min(item.get_bounding_rect()[2:]) <= 0:  # a click with the tool for boxes
+            others.add("a box without width or height")
         elif kind in BOXES:
             corners = np.array([_corners(item.get_bounding_rect())], np.float32)
             (box,) = clipped_boxes(corners, image_hw, [f"drawn item {place}, a box"])
@@ -360,14 +373,35 @@ def _prompts_among(items: Sequence[Any], image_hw: tuple[int, int], warn: Callab
     return drawn
 
 
-def _by_name(drawn: Sequence[Drawn]) -> dict[str, list[Drawn]]:
-    """Drawn prompts by the name of their object; "" for those without one."""
-    names: list[str | None] = []
-    for one in drawn:  # what is off an object counts to the one before it
-        before = names[-1] if names else None
-        names.append(before if one.is_background else _name(one.category))
-    first = next((name for name in names if name is not None), "")
-    groups: dict[str, list[Drawn]] = {}
-    for one, name in zip(drawn, names, strict=True):
-        groups.setdefault(first if name is None else name, []).append(one)
-    return groups
+def _by_object(drawn: Sequence[Drawn]) -> list[tuple[str, list[Drawn]]]:
+    """Drawn prompts by the object that they belong to, with its name, "" for one without; in drawing order.
+
+    A line whose points belong to several boxes is in several parts.
+    """
+    boxes: dict[str, list[Drawn]] = {}
+    for one in drawn:
+        if one.box is not None:
+            boxes.setdefault(one.name, []).append(one)
+    objects: dict[tuple[str, int], list[Drawn]] = {}  # by name, and of its boxes by the box's number
+    waiting: list[Drawn] = []  # off the object, and none was drawn yet
+    last: list[Drawn] | None = None  # the object drawn last
+    for one in drawn:
+        if one.is_background:
+            (waiting if last is None else last).append(one)
+            continue
+        of_name = boxes.get(one.name, [])
+        for k, part in _parts(one, of_name):
+            last = objects.setdefault((one.name, k), waiting)
+            last.append(part)
+            waiting = []
+    named = [(name, parts) for (name, _), parts in objects.items()]
+    return named or [("", waiting)]
+
+
+def _parts(one: Drawn, boxes: list[Drawn]) -> list[tuple[int, Drawn]]:
+    """The numbers of the boxes that something drawn belongs to, and what of it does; without boxes everything, to number 0."""
+    if one.points is None:
+        return [(boxes.index(one), one)]
+    owners = owners_of(one.points, np.array([box.box for box in boxes], np.float32).reshape(-1, 4))
+    numbers = dict.fromkeys(owners.tolist())  # in the line's order
+    return [(k, replace(one, points=one.points[owners == k])) for k in numbers]

@@ -83,12 +83,16 @@ class InferSegmentAnything2Param(TaskParam):
         # Panel and task have this object in common. What follows is no parameter, and is not saved.
         self.news = News()  #: of the last run, stroke or action, for the panel
         self.save_path = ""  #: where an action of the panel saves to
-        self.objects = 1  #: named or not, that were drawn; kept here, since a panel is built anew while they stay
+        # Kept here, since Studio builds a panel anew, and with its first run the parameters, while what is drawn stays.
+        self.objects = 1  #: named or not, that were drawn
+        self.drawn_name = ""  #: of what is drawn next
+        self.draws_background = False  #: what is drawn next is off its object
 
     def __deepcopy__(self, memo: dict) -> InferSegmentAnything2Param:
-        """The same values for another task."""
+        """The same values for another task, and what is being drawn."""
         made = InferSegmentAnything2Param()
-        made.values = self.values
+        made.values, made.objects = self.values, self.objects
+        made.drawn_name, made.draws_background = self.drawn_name, self.draws_background
         return made
 
     def count(self, names: Iterable[str]) -> None:

@@ -199,21 +199,28 @@ def assigned(
 ) -> list[Object]:
     """The objects that points (P, 2), their labels (P,) and boxes (B, 4) describe together.
 
-    Without boxes, and with one, all points describe one object. With several boxes each is an object; a point belongs to the
-    smallest box that contains it, and to the nearest box if none does.
+    Without boxes all points describe one object; else each box is an object, with the points that :func:`owners_of` gives it.
     """
     if not len(boxes):
         return [Object(points, labels)] if len(points) else []
-    owner = np.zeros(len(points), np.int64)
-    if len(boxes) > 1:
-        low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64)
-        xy = points[:, None]
-        outside = np.maximum(np.maximum(low - xy, xy - high), 0)
-        distance = np.hypot(outside[..., 0], outside[..., 1])  # (P, B), 0 inside
-        by_area = np.argsort(np.prod(high - low, axis=1), kind="stable")
-        # argmin takes the first of equals: among boxes at the same distance the smallest.
-        owner = by_area[np.argmin(distance[:, by_area], axis=1)]
-    return [Object(points[owner == k], labels[owner == k], box) for k, box in enumerate(boxes)]
+    owners = owners_of(points, boxes)
+    return [Object(points[owners == k], labels[owners == k], box) for k, box in enumerate(boxes)]
+
+
+def owners_of(points: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """(P,) the number of the box that each of some points belongs to; 0 where there are no boxes.
+
+    It is the smallest box (B, 4) that contains the point (P, 2), and the nearest if none does.
+    """
+    if len(boxes) < 2:
+        return np.zeros(len(points), np.int64)
+    low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64)
+    xy = points[:, None]
+    outside = np.maximum(np.maximum(low - xy, xy - high), 0)
+    distance = np.hypot(outside[..., 0], outside[..., 1])  # (P, B), 0 inside
+    by_area = np.argsort(np.prod(high - low, axis=1), kind="stable")
+    # argmin takes the first of equals: among boxes at the same distance the smallest.
+    return by_area[np.argmin(distance[:, by_area], axis=1)]
 
 
 def kinds(objects: Sequence[Object]) -> list[list[int]]:

@@ -10,7 +10,7 @@ import oracle
 import pytest
 from ikomia import core, dataprocess
 
-from infer_segment_anything_2.bridge.inputs import drawn_objects
+from infer_segment_anything_2.bridge.inputs import drawn_objects, graphics_objects
 
 pytestmark = pytest.mark.qt
 
@@ -216,6 +216,48 @@ def test_what_is_off_an_object_counts_to_the_one_drawn_before_it_or_else_to_the_
         ("cat", [(9, 9, 0), (1, 1, 1), (2, 2, 0), (3, 3, 0), (7, 7, 1)], None),
         ("dog", [(4, 4, 0)], [50, 50, 70, 70]),
         ("", [(5, 5, 1), (6, 6, 0)], None),
+    ]
+
+
+def test_what_a_connected_task_draws_may_be_called_as_a_side_is():
+    names = ["0", "1", "Foreground", "Background", "cat", "Default", ""]
+    objects = graphics_objects([rectangle(10 * k, 0, 9, 9, name) for k, name in enumerate(names)], HW)
+    assert [thing.name for thing in objects] == [*names[:5], "", ""]
+
+
+@pytest.mark.parametrize("name", ["", "part"])
+@pytest.mark.parametrize(
+    ("place", "owner"),
+    [(50, 1), (150, 1), (390, 1)],
+    ids=["inside the smaller box too", "inside the larger one alone", "nearer to neither"],
+)
+def test_a_background_point_after_several_boxes_is_off_the_one_drawn_last(name, place, owner):
+    boxes = [rectangle(40, 40, 20, 20, name), rectangle(0, 0, 200, 100, name)]
+    objects = drawn_objects([*boxes, point(place, 50, "Background")], NONE, HW)
+    assert [len(thing.points) for thing in objects] == [k == owner for k in (0, 1)]
+    assert [thing.name for thing in objects] == [name, name]
+    # After a point it is off the object of that point, which lies in the smaller box.
+    objects = drawn_objects([*boxes, point(45, 45, name), point(place, 50, "Background")], NONE, HW)
+    assert [thing.labels.tolist() for thing in objects] == [[1, 0], []]
+
+
+def test_a_background_line_before_several_boxes_is_off_the_first_and_a_line_goes_to_the_boxes_that_it_crosses():
+    off, on = core.CGraphicsPolyline(vertices((10, 90), (90, 90))), core.CGraphicsPolyline(vertices((0, 50), (70, 50)))
+    off.set_category("0")
+    items = [off, rectangle(0, 0, 30, 100), rectangle(40, 0, 40, 100), on, point(60, 10, "0")]
+    first, second = drawn_objects(items, NONE, HW)
+    assert first.labels.tolist() == [0] * 8 + [1] * 4
+    assert second.labels.tolist() == [1] * 4 + [0]  # the line ends in it
+    assert second.points[-1].tolist() == [60, 10]
+
+
+@pytest.mark.parametrize("kind", [core.CGraphicsRectangle, core.CGraphicsEllipse])
+@pytest.mark.parametrize("box", [(0, 0, 0, 0), (50, 50, 0, 0), (50, 50, 40, 0), (700, 50, 0, 40)])
+def test_a_click_with_the_tool_for_boxes_is_no_prompt(kind, box, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert told(drawn_objects([kind(*box), point(5, 5, "cat")], NONE, HW)) == [("cat", [(5, 5, 1)], None)]
+    assert [r.getMessage() for r in caplog.records] == [
+        "Drawn, and no prompt: a box without width or height. Draw points, boxes or lines."
     ]
 
 

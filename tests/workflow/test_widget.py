@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BINDING = next((name for name in ("PyQt6", "PyQt5") if find_spec(name)), None)
@@ -26,8 +27,10 @@ from hypothesis import strategies as st  # noqa: E402
 from ikomia import core  # noqa: E402
 
 from infer_segment_anything_2 import infer_segment_anything_2_widget as module  # noqa: E402
+from infer_segment_anything_2.bridge.inputs import drawn_objects  # noqa: E402
 from infer_segment_anything_2.bridge.wire import InferSegmentAnything2Param, News, to_text  # noqa: E402
 from infer_segment_anything_2.bridge.wire import from_text as update  # noqa: E402
+from infer_segment_anything_2.infer_segment_anything_2_process import InferSegmentAnything2Factory  # noqa: E402
 from infer_segment_anything_2.segmentation import parameters as declared  # noqa: E402
 from infer_segment_anything_2.segmentation.parameters import DECLARATION, Parameters  # noqa: E402
 
@@ -650,6 +653,36 @@ def test_a_panel_that_is_built_anew_gives_no_name_that_was_drawn_with_the_one_be
         assert driver.find("object_name").text() == name
 
 
+def test_a_panel_that_is_built_anew_draws_on_where_the_one_before_stopped(open_panel):
+    """Studio builds it anew when the task is selected again, and with the first Apply beside a task with a copy."""
+    first = open_panel(param_with())
+    first.click("next_object")
+    first.click("category_background")
+    again = open_panel(first.panel.parameters)
+    applied = open_panel(InferSegmentAnything2Factory().create(first.panel.parameters).get_param_object())
+    for driver in (again, applied):
+        assert driver.emitted == ["Background", SHAPES.POINT]
+        assert driver.find("object_name").text() == "object 2"
+        driver.click("category_foreground")
+        driver.click("next_object")
+        assert driver.emitted[-2:] == ["object 2", "object 3"]
+
+
+@pytest.mark.parametrize("name", ["0", "1", "background", " Foreground", "Default "])
+def test_a_name_that_is_a_side_in_drawings_becomes_another_and_the_panel_says_so(driver, name):
+    driver.type("object_name", name)
+    category = f"object {name.strip()}"
+    assert driver.emitted[-1] == category
+    assert driver.text("renamed").endswith(f'the object is called "{category}".')
+    item = core.CGraphicsPoint(core.CPointF(5, 5))
+    item.set_category(category)
+    (thing,) = drawn_objects([item], np.zeros(0, np.int32), (9, 9))
+    assert thing.name == category
+    driver.type("object_name", "10")
+    assert driver.emitted[-1] == "10"
+    assert driver.text("renamed") == ""
+
+
 def test_a_typed_name_is_the_category_until_it_is_cleared(driver):
     driver.emitted.clear()
     driver.type("object_name", "a cat ")
@@ -780,6 +813,30 @@ def test_candidates_say_what_they_mean_and_wait_for_three_masks(driver):
 
 
 # --- saving
+
+
+def test_what_a_run_says_is_told_again_after_an_edit_or_another_apply_and_by_a_panel_that_is_built_anew(
+    open_panel, workflow, algo, astronaut, monkeypatch
+):
+    algo.set_parameters({"iou_thresh": "1", "points_per_side": "1", "use_m2m": "False"})
+    driver = open_panel(algo.get_param_object())
+    monkeypatch.setattr(algo, "emit_parameters_changed", driver.panel.on_parameters_changed)
+    for edited in ("0.99", "1"):
+        workflow.run_on(array=astronaut)
+        assert driver.text("message").startswith("No mask was found")
+        driver.type("iou_thresh", edited)
+        assert driver.text("message") == ""
+    workflow.run_on(array=astronaut)
+    assert driver.text("message").startswith("No mask was found")
+    for _ in range(2):
+        assert driver.apply() is not None
+        assert driver.text("message") == ""
+        workflow.run_on(array=astronaut)
+        assert driver.text("message").startswith("No mask was found")
+    assert open_panel(algo.get_param_object()).text("message").startswith("No mask was found")
+    driver.click("reset")
+    assert driver.text("message") == ""
+    assert open_panel(algo.get_param_object()).text("message") == ""
 
 
 @pytest.mark.parametrize(("button", "name"), [("save_coco", "masks.json"), ("save_labels", "masks.png")])
