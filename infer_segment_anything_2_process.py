@@ -22,7 +22,7 @@ from infer_segment_anything_2.bridge.inputs import (
     refuse_float16,
 )
 from infer_segment_anything_2.bridge.live import Turns
-from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, publish, while_alive
+from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, empty, publish, while_alive
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
 from infer_segment_anything_2.bridge.results import TaskWithMasks
 from infer_segment_anything_2.bridge.wire import InferSegmentAnything2Param, News, check_names
@@ -98,7 +98,11 @@ class InferSegmentAnything2(TaskWithMasks):
     def update_static_outputs(self) -> None:
         """Called by Ikomia with a new input, before anything else: it fails in OpenCV at an image of float16 (0.16.1), and says
         nothing of it."""
-        refuse_float16(self.get_input(0))
+        try:
+            refuse_float16(self.get_input(0))
+        except ValueError:
+            empty(self)  # or what the image before gave would stay
+            raise
         super().update_static_outputs()
 
     def get_progress_steps(self) -> int:
@@ -177,7 +181,6 @@ class InferSegmentAnything2(TaskWithMasks):
         progress.check()
         with blamed_on_config(parameters.config_file):
             masks = self._masks_of(segmenter, image, request, parameters, progress)
-        progress.check()
         self._masks = masks
         if request.search and not len(masks[0]):
             self._warn_once.each(f"No mask was found: {ways_to_more(parameters)}.")
@@ -198,11 +201,13 @@ class InferSegmentAnything2(TaskWithMasks):
             rgb8 = to_rgb8(image, intensity_range)
             if intensity_range is None and is_too_dark(image, rgb8):
                 self._warn_once(TOO_DARK)
-            return segmenter.segment(rgb8, request, progress.searched)
+            masks = segmenter.segment(rgb8, request, progress.searched)
+            progress.check()
+            return masks
         if parameters.multimask_output:
             self._warn_once("multimask_output is not used where objects are followed (track): each has one mask.")
         may_join = are_found(self.get_input(1), self.get_input(2), parameters)
-        masks = self._sequence.frame(
+        followed = self._sequence.frame(
             segmenter,
             image,
             request,
@@ -212,7 +217,7 @@ class InferSegmentAnything2(TaskWithMasks):
             progress=progress.searched,
         )
         self.get_output(0).intensity_range = self._sequence.shown
-        return [masks]
+        return [followed]  # also where a stop came meanwhile: the sequence has taken the frame
 
     def _tell(self, text: str, is_fault: bool = False) -> None:
         """Bring to the panel what the last run or stroke has to say; empty: nothing."""

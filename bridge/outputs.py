@@ -80,6 +80,13 @@ def declare(task: dataprocess.CSemanticSegmentationTask, parameters: Parameters)
         task.add_output(kind())
 
 
+def empty(task: dataprocess.CSemanticSegmentationTask) -> None:
+    """Forget what the last run of `task` gave; no edge was deleted, and none has to be looked at."""
+    for k in range(1, task.get_output_count()):
+        task.get_output(k).clear_data()
+    dataprocess.CImageIO.clear_data(task.get_output(0))
+
+
 def publish(
     task: dataprocess.CSemanticSegmentationTask,
     candidates: Sequence[Masks],

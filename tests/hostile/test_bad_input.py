@@ -442,7 +442,7 @@ def test_an_image_that_ikomia_refuses_changes_nothing(session, kind):
     with pytest.raises(Exception):  # noqa: B017 - Ikomia's affair
         session.workflow.run_on(array=OF_IKOMIA[kind](session.photo))
     assert state(session.algo) == before
-    assert results(session.algo) in (good, [])
+    assert results(session.algo) in ([[]] if kind == "half precision" else (good, []))  # the plugin refuses that itself
     run_good(session)
     np.testing.assert_array_equal(session.algo.get_output(1).get_mask(), session.mask)
 

@@ -424,6 +424,26 @@ def test_stop_leaves_the_sequence_where_it_was(seeing, monkeypatch):
     assert seen.on(frames[2]).rles == Seen(seeing, {"input_box": TWO_BOXES}).on(*frames).rles
 
 
+@pytest.mark.parametrize("number", [0, 1], ids=["the first", "one on which another object joins"])
+def test_a_stop_that_comes_too_late_for_a_frame_leaves_its_masks(seeing, monkeypatch, number):
+    from infer_segment_anything_2.segmentation.segmenter import Segmenter
+
+    begin = Segmenter.begin
+
+    def followed(stopped_on: int | None) -> list[list]:
+        car, dog = ("car", (60, 60, 60, 50), 1), ("dog", (160, 90, 60, 50), 2)
+        seen = Seen(seeing, before=(Detector([car], [car, dog]),))
+        for k, frame in enumerate(moving_window(2)):
+            with monkeypatch.context() as patch:
+                if k == stopped_on:
+                    patch.setattr(Segmenter, "begin", lambda *a, **b: (seen.algo.stop(), begin(*a, **b))[1])
+                seen.on(frame)
+        return seen.rles
+
+    assert followed(number) == followed(None)
+    assert [len(rles) for rles in followed(number)] == [1, 2]
+
+
 def test_masks_of_a_video_as_coco_with_track_ids_and_as_label_images(seeing, tmp_path):
     seen = Seen(seeing, {"input_box": TWO_BOXES})
     for number, frame in enumerate(moving_window(3)):
