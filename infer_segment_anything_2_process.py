@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
+from infer_segment_anything_2.bridge.drawings import has_drawing
 from infer_segment_anything_2.bridge.errors import WarnOnce, in_a_sentence
 from infer_segment_anything_2.bridge.inputs import (
     NoDetections,
     are_found,
     disconnect,
-    has_drawing,
     image_of,
     place_of,
     pointed_at,
@@ -98,11 +98,7 @@ class InferSegmentAnything2(TaskWithMasks):
     def update_static_outputs(self) -> None:
         """Called by Ikomia with a new input, before anything else: it fails in OpenCV at an image of float16 (0.16.1), and says
         nothing of it."""
-        try:
-            refuse_float16(self.get_input(0))
-        except ValueError:
-            empty(self)  # or what the image before gave would stay
-            raise
+        refuse_float16(self.get_input(0), lambda: empty(self))  # or what the image before gave would stay
         super().update_static_outputs()
 
     def get_progress_steps(self) -> int:
@@ -180,8 +176,7 @@ class InferSegmentAnything2(TaskWithMasks):
         segmenter = (is_live and self._segmenter) or self._open_segmenter(parameters)
         progress.check()
         with blamed_on_config(parameters.config_file):
-            masks = self._masks_of(segmenter, image, request, parameters, progress)
-        self._masks = masks
+            self._masks = masks = self._masks_of(segmenter, image, request, parameters, progress)
         if request.search and not len(masks[0]):
             self._warn_once.each(f"No mask was found: {ways_to_more(parameters)}.")
         publish(self, masks, parameters, self._warn_once.each)

@@ -9,6 +9,7 @@ from typing import Any
 from ikomia import core, dataprocess
 from ikomia.utils import qtconversion
 
+from infer_segment_anything_2.bridge.drawings import drawn_category
 from infer_segment_anything_2.bridge.editors import (
     LABEL_SPACING,
     Field,
@@ -19,7 +20,6 @@ from infer_segment_anything_2.bridge.editors import (
     stack,
     tool_tip,
 )
-from infer_segment_anything_2.bridge.inputs import drawn_category
 from infer_segment_anything_2.bridge.wire import SAVE_COCO, SAVE_LABELS, InferSegmentAnything2Param, News
 from infer_segment_anything_2.segmentation import parameters as declared
 from infer_segment_anything_2.segmentation.checkpoints import catalogue_entry, checkpoint_state

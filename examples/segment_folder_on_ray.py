@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import logging
@@ -287,6 +288,8 @@ class ImageSegmenter:
 def read_image(path: Path, intensity_range: tuple[float, float] | None = None) -> npt.NDArray[np.uint8]:
     """The image (H, W, 3) RGB in a file, turned as its EXIF data say; of a TIFF its first page.
 
+    OpenCV, which reads colours of 16 bits, refuses a TIFF that is to be turned.
+
     Args:
         path: of the file.
         intensity_range: the values that are shown as black and white; None: found in the image.
@@ -296,8 +299,10 @@ def read_image(path: Path, intensity_range: tuple[float, float] | None = None) -
         ImportError: colours of 16 bits where OpenCV is not installed.
     """
     from infer_segment_anything_2.segmentation.images import to_rgb8
+    from infer_segment_anything_2.segmentation.tiffs import refuse_bands_apart
 
-    with Image.open(path) as file:
+    refuse_bands_apart(path)
+    with path.open("rb") as stream, Image.open(stream) as file:  # given a path, Pillow 13 leaves some TIFFs unturned
         is_deep = file.mode in ("RGB", "RGBA") and ";16" in str(file.tile)
         image = ImageOps.exif_transpose(file)
         if is_deep:
@@ -411,8 +416,10 @@ def segment_folder(job: Job, workers: int = 0, num_gpus: float = 0, detections: 
             if row["error"]:
                 errors[row["name"]] = row["error"]
     shutil.rmtree(job.results / "attempts", ignore_errors=True)
-    merge(job, [name for name in names if name not in errors], detections)
     replace(job.results / "failures.json", [json.dumps(errors, indent=1, sort_keys=True, ensure_ascii=False)])
+    for name in errors:  # of an earlier run, with other boxes
+        (job.results / "labels" / name).with_suffix(".txt").unlink(missing_ok=True)
+    merge(job, [name for name in names if name not in errors], detections)
     return Outcome(len(names) - len(missing), len(missing) - len(errors), errors, len(absent))
 
 
@@ -443,6 +450,9 @@ def keep_to_parameters(job: Job, detections: Detections | None) -> None:
     """Note the parameters with the results; ValueError where these were made with others, or without detections."""
     path = job.results / "parameters.json"
     parameters = job.parameters | ({"boxes": "those of a COCO file"} if detections else {})
+    for name in ("model_weight_file", "config_file"):
+        if os.path.isfile(parameters[name]):  # one that was trained on meanwhile has its name still
+            parameters[f"SHA-256 of {name}"] = hashlib.sha256(Path(parameters[name]).read_bytes()).hexdigest()
     if not path.is_file() or not (job.results / "images").is_dir():
         replace(path, [json.dumps(parameters, indent=1)])
     before = json.loads(path.read_text(encoding="utf-8"))
@@ -596,6 +606,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if args.boxes and prompts:
             raise ValueError(f"boxes: it was given beside {prompts[0]}; accepted is one of them.")
+        if args.format != "coco" and importlib.util.find_spec("cv2") is None:
+            raise ValueError(
+                f"format is {args.format}; accepted is coco where OpenCV is not installed (pip install opencv-python-headless)."
+            )
         detections = read_detections(args.boxes) if args.boxes else None
         text = as_text(update(Parameters(), given))
         job = Job(

@@ -279,6 +279,8 @@ class _Classes:
         listed = self._tree.get("names")
         if (dict(enumerate(listed)) if isinstance(listed, list) else listed) != self._names:
             self._tree["names"] = dict(self._names)
+            if "nc" in self._tree:  # Ultralytics refuses another count
+                self._tree["nc"] = len(self._names)
             text = yaml.safe_dump(self._tree, sort_keys=False, allow_unicode=True)
             _replace(self._file, lambda partial: partial.write_text(text, encoding="utf-8"))
 

@@ -20,6 +20,7 @@ import ikomia  # noqa: F401 - brings OpenCV, for polygons
 import numpy as np
 import pytest
 import ray
+import tifffile
 import torch
 import yaml
 from conftest import ROOT
@@ -142,6 +143,73 @@ def test_colours_of_16_bits_keep_them(example, tmp_path, monkeypatch, suffix, ch
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ImportError, match=r"^colours of 16 bits are not read without OpenCV \(pip install "):
         example.read_image(path)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_a_file_is_turned_as_its_exif_data_say(example, tmp_path, suffix, dtype):
+    if suffix == "webp" and dtype == "u2":
+        pytest.skip("WebP has 8 bits")
+    exif = Image.Exif()
+    exif[0x112] = 6  # orientation: a quarter turn to the right
+    Image.fromarray(np.zeros((20, 30), dtype)).save(tmp_path / f"turned.{suffix}", exif=exif)
+    assert example.read_image(tmp_path / f"turned.{suffix}").shape == (30, 20, 3)
+
+
+def test_a_tiff_whose_bands_lie_apart_is_refused_or_its_bands_would_be_mixed(example, tmp_path):
+    bands = np.zeros((3, 20, 30), np.uint16)
+    tifffile.imwrite(tmp_path / "apart.tif", bands, photometric="rgb", planarconfig="separate")
+    with pytest.raises(
+        ValueError, match=r"apart\.tif is a TIFF whose bands .* accepted is one that stores them together"
+    ):
+        example.read_image(tmp_path / "apart.tif")
+
+
+@pytest.mark.parametrize("wanted", ["yolo", "coco-polygons"])
+def test_a_format_that_needs_opencv_is_refused_before_anything_is_segmented(
+    example, tmp_path, monkeypatch, capsys, wanted
+):
+    monkeypatch.setattr(example.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        example.main([*arguments(tmp_path, tmp_path, {}), "--format", wanted])
+    assert f"format is {wanted}; accepted is coco where OpenCV is not installed (pip" in capsys.readouterr().err
+
+
+def test_weights_that_were_trained_on_meanwhile_are_not_mixed_with_those_before(
+    example, cluster, tmp_path, monkeypatch, capsys
+):
+    photographs(tmp_path / "images", 1)
+    weights = tmp_path / "best.pt"
+    weights.write_bytes((ROOT / "models" / "sam2_hiera_nano.pt").read_bytes())
+    command = arguments(tmp_path / "images", tmp_path / "results", BOX | {"model_weight_file": str(weights)})
+    in_this_process(example, monkeypatch)
+    for _ in range(2):
+        assert example.main(command) == 0
+    weights.write_bytes(weights.read_bytes() + b"\0")
+    with pytest.raises(SystemExit):
+        example.main(command)
+    assert "has masks made with SHA-256 of model_weight_file = " in capsys.readouterr().err
+
+
+def test_an_image_that_fails_later_keeps_no_labels_of_an_earlier_run(example, cluster, tmp_path, monkeypatch):
+    images, results = tmp_path / "images", tmp_path / "results"
+    names = photographs(images, 2)
+    in_this_process(example, monkeypatch)
+    coco = {
+        "images": [{"id": k, "file_name": name} for k, name in enumerate(names)],
+        "annotations": [{"id": k, "image_id": k, "bbox": [60, 20, 200, 180], "category_id": 7} for k in range(2)],
+        "categories": CATEGORIES,
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    command = [*arguments(images, results, {}), "--boxes", str(tmp_path / "boxes.json"), "--format", "yolo"]
+    assert example.main(command) == 0
+    labels = results / "labels"
+    assert {path.name for path in labels.glob("*.txt")} == {"0.txt", "1.txt"}
+    coco["images"][1] |= {"width": 640, "height": 480}
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    assert example.main(command) == 1
+    assert list(read(results / "failures.json")) == ["1.png"]
+    assert {path.name for path in labels.glob("*.txt")} == {"0.txt"}
 
 
 def test_a_folder_with_bad_images_is_segmented_and_only_what_is_missing_a_second_time(

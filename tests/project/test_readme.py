@@ -490,7 +490,10 @@ def a_box_with_its_size(given) -> str:
     return given.caplog.text
 
 
-@real("The input image … is damaged or of a kind that Ikomia does not read, such as one of five bands or of float16. …")
+@real(
+    "The input image … is damaged or of a kind that Ikomia does not read, such as one of five bands, of float16, or a "
+    "TIFF that its EXIF data turn. …"
+)
 def five_bands(given) -> str:
     path = str(given.folder / "satellite.tif")
     tifffile.imwrite(path, np.zeros((40, 50, 5), np.uint16), planarconfig="contig", photometric="minisblack")

@@ -225,6 +225,13 @@ def test_a_data_yaml_that_is_there_keeps_its_names_and_all_else(tmp_path, listed
     assert tree == {"train": "images", "names": {0: "taxi", 1: "pot", 2: "Größe"}}
 
 
+def test_the_number_of_classes_in_a_data_yaml_grows_with_its_names(tmp_path):
+    (tmp_path / "data.yaml").write_text("nc: 1\nnames: [taxi]\n")
+    save_yolo(tmp_path / "a.txt", named("pot", "taxi", "cup"))
+    tree = yaml.safe_load((tmp_path / "data.yaml").read_text())
+    assert tree == {"nc": 3, "names": {0: "taxi", 1: "pot", 2: "cup"}}
+
+
 @pytest.mark.parametrize("text", ["nc: 3", "names: 5", "[", "names: {first: pot}", ""])
 def test_a_data_yaml_without_names_is_refused_and_stays(tmp_path, text):
     (tmp_path / "data.yaml").write_text(text)

@@ -10,7 +10,8 @@ import oracle
 import pytest
 from ikomia import core, dataprocess
 
-from infer_segment_anything_2.bridge.inputs import drawn_objects, graphics_objects
+from infer_segment_anything_2.bridge.drawings import drawn_objects
+from infer_segment_anything_2.bridge.inputs import graphics_objects
 
 pytestmark = pytest.mark.qt
 

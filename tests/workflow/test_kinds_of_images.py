@@ -54,6 +54,34 @@ def test_a_file_that_ikomia_does_not_read_is_named_with_what_is_accepted(workflo
         workflow.run_on(path=str(path))
 
 
+@pytest.mark.parametrize(
+    "how", [{}, {"compression": "zlib"}, {"tile": (64, 64)}, {"bigtiff": True}, {"byteorder": ">"}]
+)
+@pytest.mark.parametrize("dtype", ["u2", "f4"])
+def test_a_tiff_whose_bands_lie_apart_is_refused_or_its_bands_would_be_mixed(workflow, algo, tmp_path, dtype, how):
+    bands = np.moveaxis(photograph(), -1, 0).astype(dtype) * np.array(16, dtype)
+    tifffile.imwrite(tmp_path / "apart.TIF", bands, photometric="rgb", planarconfig="separate", **how)
+    algo.set_parameters({"input_box": BOX})
+    with pytest.raises(
+        RuntimeError, match=r"ValueError'>: apart\.TIF is a TIFF whose bands .* accepted is one that stores"
+    ):
+        workflow.run_on(path=str(tmp_path / "apart.TIF"))
+
+
+def test_other_tiffs_are_taken_as_their_arrays(workflow, algo, tmp_path):
+    colours = photograph()
+    algo.set_parameters({"input_box": BOX})
+    for image, how in (
+        (np.moveaxis(colours, -1, 0), {"planarconfig": "separate"}),  # of 8 bits it is read right
+        (colours.astype(np.uint16) * 16, {"planarconfig": "contig"}),
+        (colours.astype(np.uint16) * 16, {"planarconfig": "contig", "bigtiff": True}),
+    ):
+        tifffile.imwrite(tmp_path / "colours.tif", image, photometric="rgb", **how)
+        array = colours if image.dtype == np.uint8 else image
+        by_array = mask_of(workflow, algo, array=array)
+        np.testing.assert_array_equal(mask_of(workflow, algo, path=str(tmp_path / "colours.tif")), by_array)
+
+
 def test_an_array_of_float16_is_refused_in_a_sentence_and_the_next_image_runs(workflow, algo):
     algo.set_parameters({"input_box": BOX})
     before = mask_of(workflow, algo, array=photograph())

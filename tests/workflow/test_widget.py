@@ -27,7 +27,7 @@ from hypothesis import strategies as st  # noqa: E402
 from ikomia import core  # noqa: E402
 
 from infer_segment_anything_2 import infer_segment_anything_2_widget as module  # noqa: E402
-from infer_segment_anything_2.bridge.inputs import drawn_objects  # noqa: E402
+from infer_segment_anything_2.bridge.drawings import drawn_objects  # noqa: E402
 from infer_segment_anything_2.bridge.wire import InferSegmentAnything2Param, News, to_text  # noqa: E402
 from infer_segment_anything_2.bridge.wire import from_text as update  # noqa: E402
 from infer_segment_anything_2.infer_segment_anything_2_process import InferSegmentAnything2Factory  # noqa: E402
