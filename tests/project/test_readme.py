@@ -492,7 +492,7 @@ def a_box_with_its_size(given) -> str:
 
 @real(
     "The input image … is damaged or of a kind that Ikomia does not read, such as one of five bands, of float16, or a "
-    "TIFF that its EXIF data turn. …"
+    "TIFF that …"
 )
 def five_bands(given) -> str:
     path = str(given.folder / "satellite.tif")
