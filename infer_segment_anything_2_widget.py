@@ -129,7 +129,6 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         for name, note in notes.items():
             note.setObjectName(name)
         if not declared.cuda_is_available():
-            self.fields["cuda"].editor.setEnabled(False)
             self.fields["cuda"].hint = "No CUDA device was found: the CPU computes."
         self.fields["live"].hint = "From the first Apply on, which loads the model."
 
@@ -234,6 +233,8 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         self._write(self._shown)
 
     def _write(self, values: declared.Parameters) -> None:
+        # Where it was on in a workflow of another machine it can be switched off.
+        self.fields["cuda"].editor.setEnabled(values.cuda or declared.cuda_is_available())
         for name, value in values:
             self.fields[name].write(value)
         self._on_edit()

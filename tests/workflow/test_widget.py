@@ -945,12 +945,21 @@ def test_a_folder_that_cannot_be_read_does_not_break_the_panel(driver, monkeypat
     assert "Permission denied" in driver.text("checkpoint_state")
 
 
-def test_cuda_is_disabled_with_a_reason_where_there_is_none(open_panel, monkeypatch):
+def test_cuda_is_disabled_with_a_reason_where_there_is_none_and_it_is_off(open_panel, monkeypatch):
     monkeypatch.setattr(declared, "cuda_is_available", lambda: False)
-    driver = open_panel(param_with(cuda=True))
+    driver = open_panel(param_with(cuda=False))
     assert not driver.find("cuda").isEnabled()
     assert driver.text("note_cuda") == "No CUDA device was found: the CPU computes."
+
+
+def test_cuda_that_is_on_stays_on_where_there_is_none_and_can_be_switched_off(open_panel, monkeypatch):
+    monkeypatch.setattr(declared, "cuda_is_available", lambda: False)
+    driver = open_panel(param_with(cuda=True))
+    assert driver.text("note_cuda") == "No CUDA device was found: the CPU computes."
     assert driver.apply()["cuda"] == "True"  # a workflow that goes on to another machine keeps it
+    driver.click("cuda")
+    assert driver.apply()["cuda"] == "False"
+    assert not driver.find("cuda").isEnabled()
 
 
 def test_cuda_can_be_switched_where_there_is_one(open_panel, monkeypatch):
