@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from tqdm import tqdm
@@ -47,7 +48,9 @@ class RunProgress:
     def searched(self, done: int, total: int | None) -> None:
         """Show that `done` of `total` batches are done."""
         if self._bar is None:
-            self._bar = tqdm(total=total, desc="Segmenting", unit="batch", disable=None, leave=False)
+            # None: where stderr is no terminal. In a program without a console there is none at all.
+            quiet = True if sys.stderr is None else None
+            self._bar = tqdm(total=total, desc="Segmenting", unit="batch", disable=quiet, leave=False)
         self._bar.update(done - self._bar.n)
         self._advance(self._start + (PROGRESS_STEPS - self._start) * done // max(total or 1, 1))
         self.check()

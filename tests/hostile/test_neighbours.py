@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import json
 import locale
@@ -20,12 +21,16 @@ import numpy as np
 import pytest
 import torch
 from skimage import data
+from tools.video import moving_window, that_remembers, that_sees
 
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, fetch_checkpoint
 from infer_segment_anything_2.segmentation.model_loader import load_model
 from infer_segment_anything_2.segmentation.objects import typed_objects
+from infer_segment_anything_2.segmentation.parameters import Parameters
+from infer_segment_anything_2.segmentation.request import make_request
 from infer_segment_anything_2.segmentation.search import AutomaticSettings
 from infer_segment_anything_2.segmentation.segmenter import Segmenter
+from infer_segment_anything_2.segmentation.sequence import Sequence
 
 EVERYTHING = AutomaticSettings(
     points_per_side=3,
@@ -110,7 +115,16 @@ def segment(segmenter: Segmenter) -> list:
         *segmenter.predict(image, boxes),
         *segmenter.predict(image, point, multimask_output=True, input_size_percent=60),
         segmenter.generate(image, EVERYTHING),
+        *followed(segmenter),
     ]
+
+
+def followed(segmenter: Segmenter) -> list:
+    """The masks of two boxes through some frames, of a model whose memory matters."""
+    segmenter = Segmenter(that_remembers(that_sees(copy.deepcopy(segmenter.predictor.model))))
+    request = make_request(Parameters(), typed_objects(POINTS[:0], POINTS[:0, 0], BOXES, (240, 320)), (240, 320))
+    sequence = Sequence(pytest.fail)
+    return [sequence.frame(segmenter, frame, request) for frame in moving_window(4)]
 
 
 @contextlib.contextmanager
@@ -189,6 +203,7 @@ def expected() -> list:
     found = segment(nano())
     assert [len(masks) for masks in found[:4]] == [2, 1, 1, 1]
     assert len(found[4]) > 5
+    assert [len(masks) for masks in found[5:]] == [2] * 4
     return found
 
 
@@ -211,6 +226,8 @@ def test_masks_are_the_same_and_no_setting_is_changed_beside(name, expected):
         segmenter = nano()
         found = segment(segmenter)
         assert state() == beside
+    if name == "no oneDNN":  # sums in another order differ in their last bits, and a memory carries these on
+        found, expected = found[:5], expected[:5]
     assert_same(found, expected)
     assert {p.dtype for p in segmenter.predictor.model.parameters()} == {torch.float32}
 

@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import signal
+import sys
 import weakref
 
 import numpy as np
@@ -464,6 +465,15 @@ def test_cuda_without_a_device_is_a_warning_and_the_cpu(workflow, algo, astronau
         workflow.run_on(array=astronaut)
     assert caplog.text.count("no CUDA device") == 1
     assert mask_of(algo).any()
+
+
+@pytest.mark.parametrize("track", ["False", "True"])
+def test_a_program_without_a_console_has_no_bar_and_its_masks(workflow, algo, astronaut, monkeypatch, track):
+    algo.set_parameters({"points_per_side": "2", "iou_thresh": "0", "stability_score_thresh": "0", "track": track})
+    monkeypatch.setattr(sys, "stderr", None)
+    for _ in range(2):
+        workflow.run_on(array=astronaut)
+        assert algo.get_masks()[0].areas.any()
 
 
 def test_stop_ends_automatic_mode_within_a_batch_and_the_next_run_works(workflow, algo, astronaut, monkeypatch):
