@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 from .catalogue import CATALOGUE, HOST, MODEL_NAMES, MODELS_FOLDER, Checkpoint, catalogue_entry
-from .downloads import download
+from .downloads import download, without_password
 from .locks import one_at_a_time
 from .messages import fault_of_file, shown
 from .progress import Progress
@@ -107,7 +107,7 @@ def fetch_checkpoint(model_name: str, on_progress: Progress | None = None) -> Pa
             if target.is_dir():
                 raise OSError("there is a folder in its place")
             for url in urls:
-                logger.info("Downloading %s to %s", url, target)
+                logger.info("Downloading %s to %s", without_password(url), target)
                 try:
                     download(url, target, checkpoint.sha256, checkpoint.bytes or MAX_BYTES, on_progress)
                     break
@@ -117,7 +117,8 @@ def fetch_checkpoint(model_name: str, on_progress: Progress | None = None) -> Pa
     except (OSError, RuntimeError, ValueError, HTTPException) as error:  # RuntimeError: no locks on this disk
         raise CheckpointError(
             f"The checkpoint of {model_name} could not be downloaded: {_reason(error)}.\n"
-            f"URL: {' or '.join(urls)} (the environment variable {MIRROR_VARIABLE} can name another host).\n"
+            f"URL: {' or '.join(map(without_password, urls))} (the environment variable {MIRROR_VARIABLE} can name another "
+            "host).\n"
             f"To put it there by hand, save it as {target} (SHA-256 {checkpoint.sha256}).\n"
             "model_name 'sam2_hiera_nano' comes with the plugin and works offline."
         ) from error
@@ -131,7 +132,10 @@ def _urls(url: str) -> list[str]:
 
 
 def _is_not_there(error: URLError) -> bool:
-    return isinstance(error.reason, FileNotFoundError) or (isinstance(error, HTTPError) and error.code == 404)
+    # 403 is S3's answer too, to those who may not list what there is.
+    return isinstance(error.reason, FileNotFoundError) or (
+        isinstance(error, HTTPError) and error.code in (403, 404, 410)
+    )
 
 
 def _is_whole(path: Path, checkpoint: Checkpoint) -> bool:

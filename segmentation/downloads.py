@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import sys
 import urllib.request
+from base64 import b64encode
 from pathlib import Path
+from urllib.parse import unquote
 
 from .progress import Progress
 
@@ -15,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 NETWORK_TIMEOUT = 60  # seconds without a single byte, not for the whole download
 _CHUNK_BYTES = 1 << 17
+_USER = re.compile(r"^(https?://)([^/?#]*)@", re.IGNORECASE)
 
 
 def download(url: str, target: Path, sha256: str, max_bytes: int, on_progress: Progress | None = None) -> None:
@@ -23,7 +27,7 @@ def download(url: str, target: Path, sha256: str, max_bytes: int, on_progress: P
     Only inside :func:`.one_at_a_time`: partial files of others are removed.
 
     Args:
-        url: http, https or file.
+        url: http, https or file; a user and a password before the host, https://user:password@host/…, are sent to it alone.
         target: a file; its folder is there.
         sha256: that the file must have, in hexadecimal digits.
         max_bytes: more than these are not accepted.
@@ -49,7 +53,11 @@ def _stream(url: str, path: Path, max_bytes: int, on_progress: Progress | None) 
     from tqdm import tqdm
 
     digest, done = hashlib.sha256(), 0
-    request = urllib.request.Request(url, headers={"User-Agent": "infer_segment_anything_2"})
+    request = urllib.request.Request(without_password(url), headers={"User-Agent": "infer_segment_anything_2"})
+    if found := _USER.match(url):
+        user, _, password = found[2].partition(":")
+        both = b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {both}")
     with urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT) as response, path.open("wb") as file:
         length = response.headers.get("Content-Length", "")
         total = int(length) if length.isdecimal() else None
@@ -71,6 +79,11 @@ def _stream(url: str, path: Path, max_bytes: int, on_progress: Progress | None) 
         if total is not None and done < total:
             raise OSError(f"the connection ended after {done} of {total} bytes")
     return digest.hexdigest()
+
+
+def without_password(url: str) -> str:
+    """`url` as it may be shown: without the user and the password before its host."""
+    return _USER.sub(r"\1", url)
 
 
 def _remove_partial_files(target: Path) -> None:

@@ -14,6 +14,22 @@ from .messages import shown
 CONTAINERS = ("model", "state_dict", "model_state_dict", "model_state")
 #: What the names of SAM 2's own tensors begin with.
 _OF_SAM_2 = ("image_encoder.", "sam_mask_decoder.", "sam_prompt_encoder.", "memory_attention.", "memory_encoder.")
+#: What the names of a part's tensors begin with where it was saved alone, as model.sam_mask_decoder.state_dict() has them.
+_OF_PARTS = {
+    "image_encoder.": ("trunk.", "neck."),
+    "sam_mask_decoder.": (
+        "transformer.",
+        "iou_token.",
+        "mask_tokens.",
+        "obj_score_token.",
+        "output_upscaling.",
+        "conv_s0.",
+        "conv_s1.",
+        "output_hypernetworks_mlps.",
+        "iou_prediction_head.",
+        "pred_obj_score_head.",
+    ),
+}
 # Of DistributedDataParallel and torch.compile, and of a module that holds the model, such as one for Lightning.
 _PREFIXES = re.compile(r"(?:(?:module|_orig_mod|model|sam2_model)\.)*")
 _LORA = re.compile(r"(?:^|[._])lora(?:[._]|$)", re.IGNORECASE)
@@ -44,7 +60,8 @@ def without_prefixes(state: dict[Any, Tensor]) -> tuple[dict[str, Tensor], list[
     """The tensors of the model by its own names, and the names of those that lie beside it, such as the weights of a loss or a
     moving average of the model.
 
-    The model's are those with the prefix after which most names begin as SAM 2's do, or else that most names have.
+    The model's are those with the prefix after which most names begin as SAM 2's do, or else that most names have. Where they
+    are those of one part alone, its name is put before them.
     """
     by_prefix: dict[str, dict[str, Tensor]] = {"": {}}
     for name in map(str, state):
@@ -58,7 +75,11 @@ def without_prefixes(state: dict[Any, Tensor]) -> tuple[dict[str, Tensor], list[
         return sum(name.startswith(_OF_SAM_2) for name in names), len(names)
 
     own = max(by_prefix, key=likeness)
-    return by_prefix[own], [str(name) for name in state if _prefix(str(name)) != own]
+    tensors = by_prefix[own]
+    for part, firsts in _OF_PARTS.items():
+        if tensors and all(name.startswith(firsts) for name in tensors):
+            tensors = {part + name: tensor for name, tensor in tensors.items()}
+    return tensors, [str(name) for name in state if _prefix(str(name)) != own]
 
 
 def why_foreign(names: Iterable[str]) -> str:

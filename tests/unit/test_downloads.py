@@ -10,7 +10,9 @@ import ctypes
 import fnmatch
 import hashlib
 import io
+import logging
 import os
+import re
 import resource
 import shutil
 import signal
@@ -22,6 +24,7 @@ import sys
 import threading
 import time
 import zipfile
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -64,6 +67,7 @@ class Server(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), None)
         self.answer: Answer = good
         self.requests: list[str] = []
+        self.authorizations: list[str] = []
         self.closing = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -76,6 +80,7 @@ class Server(socketserver.ThreadingTCPServer):
             asked += part
         line = asked.split(b"\r\n")[0].decode()
         self.requests.append(line)
+        self.authorizations += re.findall(r"(?im)^authorization: (.*)\r$", asked.decode())
         self.answer(request, line)
 
     def handle_error(self, *args: object) -> None:  # clients that were killed or gave up
@@ -349,9 +354,12 @@ def test_a_folder_can_be_the_mirror(cache, tmp_path, monkeypatch):
     assert fetched(cache)
 
 
-def test_a_mirror_may_have_the_files_without_folders(cache, server):
+@pytest.mark.parametrize("status", ["404 Not Found", "403 Forbidden", "410 Gone"])
+def test_a_mirror_may_have_the_files_without_folders(cache, server, status):
+    """403 is the answer of S3 to those who may not list what there is."""
+
     def flat(connection: socket.socket, line: str) -> None:
-        (good if line == f"GET /{FILE} HTTP/1.1" else says("404 Not Found"))(connection, line)
+        (good if line == f"GET /{FILE} HTTP/1.1" else says(status))(connection, line)
 
     server.answer = flat
     assert fetched(cache)
@@ -369,6 +377,20 @@ def test_a_file_without_a_folder_is_compared_with_its_hash_too(cache, server):
     other = says("200 OK", LENGTH, body=FLIPPED)
     server.answer = lambda connection, line: (says("404 Not Found") if PATH in line else other)(connection, line)
     assert "what arrived is another file" in refusal(cache, server.url)
+
+
+def test_a_user_and_a_password_before_the_host_are_sent_to_it_and_never_shown(cache, server, monkeypatch, caplog):
+    host = server.url.removeprefix("http://")
+    monkeypatch.setenv("SAM2_CHECKPOINT_MIRROR", f"http://me%40work:se%3Acret@{host}/sam")
+    server.answer = says("401 Unauthorized")
+    with caplog.at_level(logging.DEBUG):
+        reason = refusal(cache, f"{server.url}/sam")
+    assert "the server answered 401" in reason
+    server.answer = good
+    with caplog.at_level(logging.DEBUG):
+        assert fetched(cache)
+    assert "cret" not in caplog.text
+    assert {b64decode(found.split()[1]) for found in server.authorizations} == {b"me@work:se:cret"}
 
 
 @pytest.mark.parametrize(("status", "count"), [("404 Not Found", 2), ("503 Busy", 1)])

@@ -310,6 +310,20 @@ def test_parts_that_the_weights_lack_come_from_the_checkpoint_of_model_name_and_
     assert all(name in said for name in names)
 
 
+@pytest.mark.parametrize("part", ["sam_mask_decoder", "image_encoder"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_part_that_was_saved_by_its_own_names_is_that_part(
+    nano_weights: Path, tmp_path: Path, part: str, prefix: str
+) -> None:
+    """As model.sam_mask_decoder.state_dict() has them."""
+    state = nano_state(nano_weights)
+    tuned = {name: tensor.float() + 1 for name, tensor in parts(state, part).items()}
+    named = {prefix + name.removeprefix(f"{part}."): tensor for name, tensor in tuned.items()}
+    path = save(tmp_path / "mine.pt", {"model": named})
+    found = open_segmenter("sam2_hiera_nano", model_weight_file=str(path)).predictor.model.state_dict()
+    assert all(torch.equal(found[name], {**state, **tuned}[name].float()) for name in state)
+
+
 def test_parts_are_completed_anew_for_another_model_name(
     nano_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
