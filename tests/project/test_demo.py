@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -241,6 +242,39 @@ def test_a_video_that_is_none_leaves_the_results_of_before(tmp_path, checkout):
     assert process.returncode == 1
     assert "text.mp4 is not a video that OpenCV can read" in process.stderr
     assert (out / "before.png").exists()
+
+
+@pytest.mark.usefixtures("tools")
+def test_what_an_earlier_demo_wrote_can_be_the_input_unless_it_would_be_written_over(tmp_path):
+    import demo
+
+    clip = demo.sample_clip(tmp_path).path
+    old, followed = tmp_path / "old.png", tmp_path / "clip_followed.mp4"
+    followed.write_bytes(clip.read_bytes())
+    old.touch()
+    (tmp_path / "summary.json").write_text(json.dumps({"runs": [{"files": [clip.name, old.name, followed.name]}]}))
+    given = argparse.Namespace(image=None, track=followed, point=None, box=None, no_photo=False)
+    with pytest.raises(demo.DemoError, match=r"clip_followed\.mp4 is where the demo writes its own video"):
+        demo.samples_of(given, tmp_path)
+    assert old.exists()
+    given.track = clip
+    assert demo.samples_of(given, tmp_path)[1].path == clip
+    assert {path.name for path in tmp_path.iterdir()} == {clip.name}
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_user_without_a_home_is_nobody_whose_home_is_at_stake(monkeypatch, tmp_path):
+    import pwd
+
+    import demo
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert demo.prepare_home() == tmp_path
+    assert demo.path_of_user("~/photo.jpg") == tmp_path / "photo.jpg"
 
 
 @pytest.mark.usefixtures("tools")

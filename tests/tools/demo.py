@@ -30,11 +30,31 @@ from typing import Any
 import numpy as np
 from drawing import RGB, Colour, Named, Tile, contact_sheet, with_names, with_prompt
 from PIL import Image, ImageOps
-from samples import AUTOMATIC, ROOT, Box, DemoError, Point, Prompt, Sample, own_sample, photo_sample, scene_sample
+from samples import (
+    AUTOMATIC,
+    FOLLOWED,
+    ROOT,
+    Box,
+    DemoError,
+    Point,
+    Prompt,
+    Sample,
+    own_sample,
+    photo_sample,
+    scene_sample,
+)
 
 NAME = "infer_segment_anything_2"
 
 # --- The Ikomia home ---------------------------------------------------------------------------------------------
+
+
+def home_of_user(otherwise: Path) -> Path:
+    """The user's own home, whatever HOME says; `otherwise` where this user has none, as in some containers."""
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return otherwise
 
 
 def prepare_home(home: Path | None = None) -> Path:
@@ -45,7 +65,7 @@ def prepare_home(home: Path | None = None) -> Path:
     """
     if home is None:
         home = Path(os.environ.get("HOME") or "~").expanduser()
-        if home.resolve() == Path(pwd.getpwuid(os.getuid()).pw_dir).resolve():
+        if home.resolve() == home_of_user(home / "nobody's").resolve():
             raise DemoError(
                 f"{home} is your own home, and your Ikomia folder is in it. Use `make demo`, which has a home apart, or "
                 f"name one: --home FOLDER (--home {home} if your own Ikomia is what you want)."
@@ -266,15 +286,16 @@ def make_workflows(model: str) -> dict[str, SegmentingWorkflow]:
     return workflows
 
 
-def forget_results(out: Path) -> None:
-    """Delete what an earlier demo wrote to `out`, and nothing else."""
+def forget_results(out: Path, kept: Sequence[Path]) -> None:
+    """Delete what an earlier demo wrote to `out` but the files `kept`, and nothing else."""
     summary = out / "summary.json"
     try:
         files = [file for run in json.loads(summary.read_text())["runs"] for file in run["files"]]
     except (OSError, ValueError, LookupError, TypeError):
         return
-    for file in (*files, "overview.png", summary.name):
-        (out / Path(file).name).unlink(missing_ok=True)
+    for path in (out / Path(file).name for file in (*files, "overview.png", summary.name)):
+        if path.resolve() not in kept:
+            path.unlink(missing_ok=True)
 
 
 def demo(out: Path, model: str, samples: Sequence[Sample], clip: Clip | None) -> str:
@@ -358,7 +379,7 @@ def own_clip(path: Path, point: Point | None, box: Box | None) -> Clip:
 def path_of_user(text: str) -> Path:
     """A path in which ~ is the user's own home, not that of the demo."""
     is_in_home = text == "~" or text.startswith("~/")
-    return Path(pwd.getpwuid(os.getuid()).pw_dir + text[1:]) if is_in_home else Path(text).expanduser()
+    return Path(f"{home_of_user(Path('~').expanduser())}{text[1:]}") if is_in_home else Path(text).expanduser()
 
 
 def pixels(count: int) -> Callable[[str], tuple[float, ...]]:
@@ -395,8 +416,11 @@ def samples_of(args: argparse.Namespace, out: Path) -> tuple[list[Sample], Clip 
     """The pictures and the video to run on: the user's picture, or video, or the samples, which are written to `out`."""
     own = own_sample(args.image, args.point, args.box) if args.image else None
     video = own_clip(args.track, args.point, args.box) if args.track else None
+    given = [path.resolve() for path in (args.image, args.track) if path]
+    if video is not None and FOLLOWED in (path.name for path in given if path.parent == out.resolve()):
+        raise DemoError(f"{args.track} is where the demo writes its own video: give it another name.")
     out.mkdir(parents=True, exist_ok=True)  # now that nothing is missing
-    forget_results(out)
+    forget_results(out, given)
     if own is not None or video is not None:
         return [own] if own is not None else [], video
     if args.no_photo:

@@ -12,7 +12,7 @@ import ikomia  # noqa: F401 - before cv2, which comes with it
 import numpy as np
 from drawing import RGB, with_prompt
 from PIL import Image
-from samples import DemoError, Prompt
+from samples import FOLLOWED, DemoError, Prompt
 
 import cv2  # isort: skip
 
@@ -79,7 +79,7 @@ def follow(workflow: SegmentingWorkflow, video: Path, prompt: Prompt, out: Path,
     task = workflow.task
     task.set_parameters({"track": "True", "multimask_output": "False"} | prompt.parameters())
     task.start_video()
-    followed, masks, seconds = VideoFile(out / "clip_followed.mp4", frames_per_second(video)), {}, 0.0
+    followed, masks, seconds = VideoFile(out / FOLLOWED, frames_per_second(video)), {}, 0.0
     shown: list[tuple[str, Image.Image]] = []
     every = 1  # not all of a long video: its pictures would fill the memory
     for number, frame in enumerate(frames_of(video)):
@@ -101,4 +101,4 @@ def follow(workflow: SegmentingWorkflow, video: Path, prompt: Prompt, out: Path,
     shown[-1] = last  # whatever was left out
     strip = [shown[k] for k in np.linspace(0, len(shown) - 1, STRIP_FRAMES).round().astype(int)]
     objects = len(next(iter(masks.values())))
-    return Followed(len(masks), objects, seconds, strip, ["clip_followed.mp4", "clip_followed_coco.json"])
+    return Followed(len(masks), objects, seconds, strip, [FOLLOWED, "clip_followed_coco.json"])

@@ -14,6 +14,8 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 ROOT = Path(__file__).resolve().parents[2]
+#: What the demo writes of a video.
+FOLLOWED = "clip_followed.mp4"
 SCENE = ROOT / "images" / "sample_scene.png"
 SCENE_OBJECTS = ROOT / "images" / "sample_scene_objects.png"
 
