@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,9 @@ from infer_segment_anything_2.segmentation.sequence import Place
 from infer_segment_anything_2.segmentation.tiffs import refuse_bands_apart
 
 logger = logging.getLogger(__name__)
+
+#: What an instance of this plugin's is labelled whose object has no name.
+OWN_LABEL = re.compile(r"mask \d+")
 
 #: What ikomia (0.16.1) calls input 1 once a task is connected to it, also one that found nothing; "GraphicsInput" before.
 CONNECTED_GRAPHICS = "GraphicsOutput"
@@ -178,8 +182,8 @@ def pointed_at(
 def detected_objects(detections: Sequence[Any], image_hw: tuple[int, int], warn: Callable[[str], None]) -> list[Object]:
     """One object for each of Ikomia's detections, with its label, id and confidence.
 
-    A rotated box counts as the rectangle around it. A box outside the image or without area is no prompt: its mask will be
-    empty, and one warning names how many there are.
+    A rotated box counts as the rectangle around it. What this plugin itself labelled "mask 1" has no name. A box outside the
+    image or without area is no prompt: its mask will be empty, and one warning names how many there are.
 
     Args:
         detections: items with a box [x, y, width, height], or [center x, center y, width, height, degrees].
@@ -189,7 +193,8 @@ def detected_objects(detections: Sequence[Any], image_hw: tuple[int, int], warn:
     objects = []
     for found in detections:
         box = box_inside(corners_of(list(found.box)), image_hw)
-        objects.append(Object(box=box, name=found.label, id=found.id, confidence=found.confidence))
+        name = "" if OWN_LABEL.fullmatch(found.label) else found.label
+        objects.append(Object(box=box, name=name, id=found.id, confidence=found.confidence))
     lost = sum(thing.box is None for thing in objects)
     if lost:
         warn(f"{lost} of {len(objects)} detections lie outside the image or have no area: their masks are empty.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,15 +63,18 @@ class TaskWithMasks(dataprocess.CSemanticSegmentationTask):
         name = file_name or Path(self.get_input(0).source_file_path).name or "image"
         save_coco(path, {name: self._candidate(candidate)}, polygons, tolerance)
 
-    def save_yolo(self, path: str, candidate: int = 0, tolerance: float = DEFAULT_TOLERANCE) -> None:
+    def save_yolo(
+        self, path: str, candidate: int = 0, tolerance: float = DEFAULT_TOLERANCE, names: Sequence[str] = ()
+    ) -> None:
         """Write all masks of the last run as YOLO's segmentation labels, and the names of classes into data.yaml beside them.
 
         Args:
             path: the text file to write; one that is there is replaced, while names in data.yaml keep their indices.
             candidate: 0, 1 or 2 with multimask_output and a prompt.
             tolerance: how far in pixels a polygon may run from the exact one.
+            names: the first classes, in the order of their indices, so that several folders have the same.
         """
-        save_yolo(path, self._candidate(candidate), tolerance)
+        save_yolo(path, self._candidate(candidate), tolerance, names)
 
     def save_labels(self, path: str, candidate: int = 0) -> None:
         """Write all masks of the last run as one PNG or TIFF of labels; of 16 bits a pixel beyond 255 masks."""

@@ -383,8 +383,8 @@ def segment_folder(job: Job, workers: int = 0, num_gpus: float = 0, detections: 
         detections: what to segment, in place of what the parameters say. Images that they do not name have none.
 
     Raises:
-        ValueError: no images, none that `detections` name, results of other parameters, or more threads or GPUs for one worker
-            than a machine has.
+        ValueError: no images, two whose labels would be one file, none that `detections` name, results of other parameters, or
+            more threads or GPUs for one worker than a machine has.
     """
     names = sorted(
         path.relative_to(job.images).as_posix()
@@ -395,6 +395,14 @@ def segment_folder(job: Job, workers: int = 0, num_gpus: float = 0, detections: 
         raise ValueError(
             f"images: there are none in {job.images}; accepted are files that end with {', '.join(SUFFIXES)}."
         )
+    if job.format == "yolo":
+        image_of: dict[PurePosixPath, str] = {}
+        for name in names:
+            other = image_of.setdefault(PurePosixPath(name).with_suffix(".txt"), name)
+            if other != name:
+                raise ValueError(
+                    f"images: {other} and {name} would have the same file of labels; accepted is one of them."
+                )
     absent = sorted(set(detections.of_images).difference(names)) if detections else []
     if detections and len(absent) == len(detections.of_images):
         raise ValueError(

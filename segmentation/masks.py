@@ -90,11 +90,13 @@ class Masks:
     def __getitem__(self, index: int) -> npt.NDArray[np.bool_]: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Masks: ...
+    def __getitem__(self, index: slice | Sequence[int] | npt.NDArray) -> Masks: ...
 
-    def __getitem__(self, index: int | slice) -> npt.NDArray[np.bool_] | Masks:
-        """Mask `index`, decoded: (H, W) bool; of a slice those masks, as they are."""
-        return self.take(range(len(self))[index]) if isinstance(index, slice) else decode(self.rles[index])
+    def __getitem__(self, index: int | slice | Sequence[int] | npt.NDArray) -> npt.NDArray[np.bool_] | Masks:
+        """Mask `index`, decoded: (H, W) bool; of a slice, places or a condition those masks, as they are."""
+        if isinstance(index, int | np.integer):
+            return decode(self.rles[index])
+        return self.take(range(len(self))[index] if isinstance(index, slice) else index)
 
     def __iter__(self) -> Iterator[npt.NDArray[np.bool_]]:
         """The masks, decoded one at a time."""
@@ -116,9 +118,9 @@ class Masks:
         """What mask `index` is called; empty where nobody named it."""
         return self.names[index] if self.names else ""
 
-    def take(self, order: Sequence[int] | npt.NDArray[np.int64]) -> Masks:
-        """The masks at the places `order`, in that order."""
-        order = np.asarray(order, np.int64)
+    def take(self, order: Sequence[int] | npt.NDArray) -> Masks:
+        """The masks at the places `order`, in that order; or of a condition (N,) bool those for which it holds."""
+        order = np.arange(len(self))[np.asarray(order, None if len(order) else np.int64)]
 
         def taken(values: Sequence[T]) -> list[T]:
             return [values[i] for i in order] if values else []

@@ -6,7 +6,7 @@ Typed prompts become objects here; drawings and the detections of others become 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +36,21 @@ class Object:
     confidence: float | None = None
 
     def __post_init__(self) -> None:
-        """Lists become arrays; ValueError for labels of another count than the points."""
+        """Lists become arrays, and corners of a box that come in another order are put right.
+
+        Raises:
+            ValueError: labels of another count than the points or other than 0 and 1, or a number that is not finite.
+        """
         points = np.asarray(self.points, np.float32).reshape(-1, 2)
         labels = match_labels(np.asarray(self.labels, np.int32).ravel(), len(points), "labels")
         box = None if self.box is None else np.asarray(self.box, np.float32).reshape(4)
+        if not np.isin(labels, (0, 1)).all():
+            raise ValueError(f"labels: {listed(labels)}: accepted are 1, on the object, and 0, off it.")
+        if box is not None:
+            box = np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])])
         for name, value in (("points", points), ("labels", labels), ("box", box)):
+            if value is not None and not np.isfinite(value).all():
+                raise ValueError(f"{name}: {listed(value.ravel())}: accepted are finite numbers.")
             object.__setattr__(self, name, value)  # as a frozen dataclass sets its own
 
     @property
@@ -176,6 +186,21 @@ def clipped_boxes(
             "high; accepted is a box that overlaps it."
         )
     return clipped
+
+
+def inside(objects: Sequence[Object], image_hw: tuple[int, int]) -> list[Object]:
+    """The objects with boxes cut at the edges of the image.
+
+    Raises:
+        ValueError: a point or a whole box outside the image.
+    """
+    found = []
+    for k, thing in enumerate(objects, start=1):
+        check_points(thing.points, image_hw, [f"object {k}: point {i}" for i in range(1, len(thing.points) + 1)])
+        if thing.box is not None:
+            thing = replace(thing, box=clipped_boxes(thing.box[None], image_hw, [f"object {k}: its box"])[0])
+        found.append(thing)
+    return found
 
 
 def box_inside(box: Sequence[float], image_hw: tuple[int, int]) -> npt.NDArray[np.float32] | None:

@@ -29,7 +29,7 @@ from .mask_generator import MaskGenerator
 from .masks import MAX_LABELS, RLE, Masks, chosen, empty, encode, ranked
 from .memory import BatchSize, in_batches, memory_errors
 from .model_loader import load_model, missing_for_video
-from .objects import Object, kinds, stacked
+from .objects import Object, inside, kinds, stacked
 from .own_files import own_path
 from .progress import Progress
 from .request import Request
@@ -123,12 +123,17 @@ class Segmenter:
             mask_threshold: logit above which a pixel belongs to a mask.
             input_size_percent: encode the image at this size; masks are always at the size of `image`.
 
+        Raises:
+            ValueError: a point or a whole box outside the image.
+
         Returns:
             One :class:`Masks` per candidate, three or one, in the model's order; in each the masks of all objects in their
             order, (H, W) each.
         """
         with self._running():
-            return self._predict(image, objects, multimask_output, mask_threshold, input_size_percent)
+            return self._predict(
+                image, inside(objects, image.shape[:2]), multimask_output, mask_threshold, input_size_percent
+            )
 
     def _predict(
         self,
@@ -196,7 +201,8 @@ class Segmenter:
                 f"track: True is not accepted with these weights, which lack {', '.join(missing)}; accepted are the models "
                 "that model_name names, and weights that were saved with their parts for videos."
             )
-        return Tracker(self.predictor, frame_count)
+        with self._running():  # it prepares weights
+            return Tracker(self.predictor, frame_count)
 
     def follow(
         self,
@@ -241,6 +247,9 @@ class Segmenter:
             at_most: of more objects those with the highest predicted IoU are followed.
             mask_threshold, input_size_percent: as in :meth:`predict`.
 
+        Raises:
+            ValueError: a point or a whole box outside the image.
+
         Returns:
             The places in `objects` of those that are followed, and their masks in this frame.
         """
@@ -249,7 +258,7 @@ class Segmenter:
             if isinstance(objects, Masks):
                 tracker.add_masks(embedding, objects)
                 return list(range(len(objects))), objects
-            places, seen = tracker.add(embedding, objects, image.shape[:2], at_most)
+            places, seen = tracker.add(embedding, inside(objects, image.shape[:2]), image.shape[:2], at_most)
             return places, self._followed(seen, image.shape[:2], mask_threshold)
 
     def _followed(self, seen: SeenMasks | None, image_hw: tuple[int, int], mask_threshold: float) -> Masks:

@@ -175,6 +175,17 @@ def test_a_format_that_needs_opencv_is_refused_before_anything_is_segmented(
     assert f"format is {wanted}; accepted is coco where OpenCV is not installed (pip" in capsys.readouterr().err
 
 
+def test_images_whose_labels_would_be_one_file_are_refused_before_anything_is_segmented(
+    example, cluster, tmp_path, monkeypatch, capsys
+):
+    names = photographs(tmp_path / "images", 1)
+    (tmp_path / "images" / "0.jpg").write_bytes((tmp_path / "images" / names[0]).read_bytes())
+    monkeypatch.setattr(example, "run", pytest.fail)
+    with pytest.raises(SystemExit):
+        example.main([*arguments(tmp_path / "images", tmp_path / "results", {}), "--format", "yolo"])
+    assert "images: 0.jpg and 0.png would have the same file of labels" in capsys.readouterr().err
+
+
 def test_weights_that_were_trained_on_meanwhile_are_not_mixed_with_those_before(
     example, cluster, tmp_path, monkeypatch, capsys
 ):

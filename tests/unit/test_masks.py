@@ -115,6 +115,24 @@ def test_take_works_without_stability_scores_and_of_nothing():
     assert len(masks.take([])) == 0
 
 
+def test_masks_are_chosen_by_a_condition_or_by_their_places():
+    masks = masks_of([square(1), square(2), square(3)], [0.1, 0.2, 0.3])
+    condition = masks.areas > 1
+    for some in (
+        masks.take(condition),
+        masks[condition],
+        masks[condition.tolist()],
+        masks[[1, 2]],
+        masks[np.array([1, 2])],
+    ):
+        assert some.areas.tolist() == [4, 9]
+        np.testing.assert_allclose(some.scores, [0.2, 0.3])
+    assert masks[np.int64(2)].sum() == 9
+    for wrong in (condition[:2], [0.5], [3]):
+        with pytest.raises(IndexError):
+            masks.take(wrong)
+
+
 def test_no_masks_are_masks_too():
     none = masks_of([], image_hw=(4, 6))
     assert len(none) == 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infer_segment_anything_2.segmentation.objects import Object, kinds, points_along, stacked, typed_objects
+from infer_segment_anything_2.segmentation.objects import Object, inside, kinds, points_along, stacked, typed_objects
 from infer_segment_anything_2.segmentation.prompt_text import parse_labels, parse_points
 
 
@@ -247,3 +247,29 @@ def test_batches_hold_every_object_once_with_its_points_in_order_and_one_kind_in
 def test_objects_with_and_without_a_box_are_never_in_one_batch():
     things = [Object(points([1, 1]), labels(1)), Object(points([2, 2]), labels(1), boxes([0, 0, 5, 5])[0])]
     assert kinds(things) == [[0], [1]]
+
+
+def test_the_corners_of_an_objects_box_are_put_right():
+    np.testing.assert_array_equal(Object(box=[300, 200, 150, 20]).box, [150, 20, 300, 200])
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ({"points": [[np.nan, 5]]}, r"points: \[nan, 5\]: accepted are finite"),
+        ({"box": [0, 0, np.inf, 5]}, r"box: \[0, 0, inf, 5\]: accepted are finite"),
+        ({"points": [[1, 2]], "labels": [7]}, r"labels: \[7\]: accepted are 1, on the object, and 0"),
+    ],
+)
+def test_an_object_of_what_is_no_prompt_is_refused(what, said):
+    with pytest.raises(ValueError, match=said):
+        Object(**what)
+
+
+def test_what_lies_outside_the_image_is_refused_by_the_objects_place_and_a_box_is_cut():
+    with pytest.raises(ValueError, match=r"object 2: point 1, \[50, 9\], is outside the image"):
+        inside([Object(), Object(points=[[50, 9]])], (20, 40))
+    with pytest.raises(ValueError, match=r"object 1: its box, \[50, 0, 60, 9\], is outside the image"):
+        inside([Object(box=[50, 0, 60, 9])], (20, 40))
+    (thing,) = inside([Object(box=[-5, 3, 60, 9])], (20, 40))
+    np.testing.assert_array_equal(thing.box, [0, 3, 40, 9])

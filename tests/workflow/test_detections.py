@@ -676,6 +676,29 @@ def test_two_plugins_one_after_the_other(astronaut):
     np.testing.assert_array_equal(labels_of(second), labels_of(expected))
 
 
+def test_masks_without_a_name_have_none_behind_another_plugin_either(astronaut, tmp_path):
+    workflow, first = chain(input_box="[[150, 20, 300, 200], [20, 150, 200, 290]]", instance_output="True")
+    second = workflow.add_task(name=NAME)
+    second.set_parameters({"model_name": "sam2_hiera_nano"})
+    workflow.connect_tasks(first, second, [(0, 0), (2, 2)])
+    workflow.run_on(array=astronaut)
+    assert [list(masks.names) for masks in second.get_masks()] == [["", ""]]
+    second.save_coco(str(tmp_path / "masks.json"))
+    (category,) = COCO(str(tmp_path / "masks.json")).dataset["categories"]
+    assert category["name"] == "object"
+
+
+def test_yolo_labels_of_several_folders_have_the_classes_that_are_given(astronaut, tmp_path):
+    for folder, found in (("train", [("cup", CUP), ("pot", POT)]), ("val", [("pot", POT)])):
+        (tmp_path / folder).mkdir()
+        workflow, algo = chain(Detector(*found))
+        workflow.run_on(array=astronaut)
+        algo.save_yolo(str(tmp_path / folder / "1.txt"), names=["pot", "cup"])
+    assert len({(tmp_path / folder / "data.yaml").read_text() for folder in ("train", "val")}) == 1
+    assert (tmp_path / "val" / "1.txt").read_text().startswith("0 ")
+    assert (tmp_path / "train" / "1.txt").read_text().startswith("1 ")
+
+
 def test_coco_categories_are_the_names(astronaut, tmp_path):
     workflow, algo = chain(Detector(("cup", CUP), ("pot", POT), ("cup", PLATE)))
     workflow.run_on(array=astronaut)
