@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,27 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
-from infer_segment_anything_2.bridge.drawings import (
-    BOXES,
-    FRESH,
-    corners_of,
-    drawn_objects,
-    points_of,
-    vertices_of,
-)
+from infer_segment_anything_2.bridge.drawings import BOXES, FRESH, corners_of, drawn_objects, points_of, vertices_of
 from infer_segment_anything_2.bridge.errors import WarnOnce
 from infer_segment_anything_2.segmentation.images import channels_of
 from infer_segment_anything_2.segmentation.messages import shown
-from infer_segment_anything_2.segmentation.objects import (
-    Object,
-    box_inside,
-)
+from infer_segment_anything_2.segmentation.objects import Object, box_inside
 from infer_segment_anything_2.segmentation.parameters import Parameters
 from infer_segment_anything_2.segmentation.request import doubts_about, is_typed, objects_of
 from infer_segment_anything_2.segmentation.sequence import Place
 from infer_segment_anything_2.segmentation.tiffs import refuse_bands_apart
-
-logger = logging.getLogger(__name__)
 
 #: What an instance of this plugin's is labelled whose object has no name.
 OWN_LABEL = re.compile(r"mask \d+")
