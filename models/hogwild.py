@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 WARM_UP_STEPS = 100
 PAUSE = CACHE / "PAUSE"
+WEIGHT_DECAY = 0.05
+SMALLEST_MATRIX = 16  # rows and columns that Muon asks for: tokens and last layers of a few rows are no matrices to it
 SAVE_EVERY_S = 60
 LOG_EVERY_STEPS = 50
 logger = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     add("--lr", type=float, help="highest learning rate")
     add("--last-lr", type=float, default=0.01, help="learning rate at the end, as a share of --lr")
     add("--beta2", type=float, default=0.98, help="AdamW's decay of the mean of squared gradients")
+    add("--muon", action="store_true", help="matrices learn by Muon, everything else still by AdamW")
     add("--workers", type=int, default=2, help="processes of one thread each")
     add("--keep", type=float, default=0.998, help="decay of the moving average of the weights per step")
     add("--seed", type=int, default=0)
@@ -50,6 +53,20 @@ def learning_rate(args: argparse.Namespace, step: int, done: float) -> float:
     """Learning rate of a step since the start of the process, when a share `done` of the stage is over."""
     cosine = 0.5 * (1 + math.cos(math.pi * done))
     return args.lr * min(1, (step + 1) / WARM_UP_STEPS) * (cosine * (1 - args.last_lr) + args.last_lr)
+
+
+def make_optimizers(args: argparse.Namespace, parameters: Sequence[nn.Parameter]) -> list[torch.optim.Optimizer]:
+    """AdamW for all parameters; with --muon Muon for the matrices, in steps as large as AdamW's, and AdamW for the others."""
+    matrices = [p for p in parameters if args.muon and p.ndim == 2 and min(p.shape) >= SMALLEST_MATRIX]
+    known = {id(p) for p in matrices}
+    others = [p for p in parameters if id(p) not in known]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=args.lr, weight_decay=WEIGHT_DECAY, betas=(0.9, args.beta2), fused=True)
+    ]
+    if matrices:
+        muon = torch.optim.Muon(matrices, lr=args.lr, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
+        optimizers.append(muon)
+    return optimizers
 
 
 def save(content: dict, path: Path) -> None:
@@ -135,9 +152,9 @@ def train(
         state: as `load_state` gives it.
         counts: (workers,) steps made by each worker, shared.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.05, betas=(0.9, args.beta2), fused=True)
-    if state:
-        optimizer.load_state_dict(state["optimizer"])
+    optimizers = make_optimizers(args, parameters)
+    for optimizer, kept in zip(optimizers, state.get("optimizers", []), strict=bool(state)):
+        optimizer.load_state_dict(kept)
     before, seconds = state.get("elapsed", 0.0), args.minutes * 60
     seed = int(time.time()) * 1000 + rank * 10**12  # a resumed run goes on with new scenes
     live = model.state_dict()
@@ -150,19 +167,22 @@ def train(
     def write() -> None:
         weights = {"model": mean, "dense": head.state_dict()}
         save(weights, stage_file(args.stage))
-        everything = {"live": live, "counts": counts.clone(), "optimizer": optimizer.state_dict(), "elapsed": elapsed}
+        everything = {"live": live, "counts": counts.clone(), "elapsed": elapsed}
+        everything["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
         save({"mean": mean, "dense": head.state_dict()} | everything, stage_file(args.stage, ".ckpt"))
 
     while (elapsed := before + time.time() - start) < seconds:
         start += wait_while_paused()
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(args, step, elapsed / seconds)
         seed += 1
         loss, figures = step_loss(seed, elapsed / seconds)
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 3.0, foreach=True)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         step += 1
         counts[rank] += 1
         if rank:

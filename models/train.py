@@ -73,6 +73,10 @@ STAGES: dict[str, dict[str, Any]] = {
         **ONWARD, "minutes": 85, "lr": 2e-4, "beta2": 0.999, "photographs": 0.6, "plain": 0.5, "chalk": 0.2,
         "smaller": 0.85, "prompts": 4, "steady": 0.1, "boxes_alone": 0.5, "balance": 0.0,
     },
+    "muon": {
+        **ONWARD, "minutes": 85, "lr": 2.5e-4, "beta2": 0.999, "photographs": 0.7, "plain": 0.5, "chalk": 0.2,
+        "smaller": 0.85, "prompts": 4, "steady": 0.2, "boxes_alone": 0.5, "balance": 0.0, "muon": True,
+    },
     "scores": {
         "minutes": 6, "lr": 1e-3, "init": "tighter", "only_iou": True, "prompts": 8, "anywhere": 0.35, "refine": 0.3,
         "keep": 0.99, "chalk": 0.2,
