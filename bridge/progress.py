@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 from tqdm import tqdm
+
+from infer_segment_anything_2.segmentation.progress import is_unseen
 
 #: Studio asks for the number of progress steps before a run, when the number of batches is not known yet.
 PROGRESS_STEPS = 100
@@ -48,9 +49,7 @@ class RunProgress:
     def searched(self, done: int, total: int | None) -> None:
         """Show that `done` of `total` batches are done."""
         if self._bar is None:
-            # None: where stderr is no terminal. In a program without a console there is none at all.
-            quiet = True if sys.stderr is None else None
-            self._bar = tqdm(total=total, desc="Segmenting", unit="batch", disable=quiet, leave=False)
+            self._bar = tqdm(total=total, desc="Segmenting", unit="batch", disable=is_unseen(), leave=False)
         self._bar.update(done - self._bar.n)
         self._advance(self._start + (PROGRESS_STEPS - self._start) * done // max(total or 1, 1))
         self.check()

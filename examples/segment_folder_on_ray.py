@@ -48,7 +48,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -396,13 +396,11 @@ def segment_folder(job: Job, workers: int = 0, num_gpus: float = 0, detections: 
             f"images: there are none in {job.images}; accepted are files that end with {', '.join(SUFFIXES)}."
         )
     if job.format == "yolo":
-        image_of: dict[PurePosixPath, str] = {}
+        from infer_segment_anything_2.segmentation.export import label_file
+
+        image_of: dict[PurePath, str] = {}
         for name in names:
-            other = image_of.setdefault(PurePosixPath(name).with_suffix(".txt"), name)
-            if other != name:
-                raise ValueError(
-                    f"images: {other} and {name} would have the same file of labels; accepted is one of them."
-                )
+            label_file(name, job.results / "labels", image_of)
     absent = sorted(set(detections.of_images).difference(names)) if detections else []
     if detections and len(absent) == len(detections.of_images):
         raise ValueError(

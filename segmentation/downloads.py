@@ -6,13 +6,12 @@ import hashlib
 import logging
 import os
 import re
-import sys
 import urllib.request
 from base64 import b64encode
 from pathlib import Path
 from urllib.parse import unquote
 
-from .progress import Progress
+from .progress import Progress, is_unseen
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +62,7 @@ def _stream(url: str, path: Path, max_bytes: int, on_progress: Progress | None) 
         total = int(length) if length.isdecimal() else None
         if total is not None and total > max_bytes:
             raise OSError(f"the server offers {total} bytes, more than the {max_bytes} that the checkpoint can have")
-        # A bar is for a person at a terminal; without one, stderr may be a log file or not exist at all.
-        quiet = sys.stderr is None or not sys.stderr.isatty()
-        with tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet) as bar:
+        with tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, disable=is_unseen()) as bar:
             # read1 gives what has arrived, not only full chunks: the download from a slow server can be stopped, too.
             while chunk := response.read1(_CHUNK_BYTES):
                 file.write(chunk)

@@ -30,6 +30,7 @@ from .masks import RLE, Masks, decode
 from .messages import in_short, not_accepted, shown
 from .painting import class_names, label_image
 from .polygons import DEFAULT_TOLERANCE, Polygon, check_tolerance, one_polygon, part_polygons
+from .progress import is_unseen
 
 #: The category of masks that nobody named.
 NAMELESS = "object"
@@ -187,15 +188,23 @@ def save_yolo(
         _Classes(path / NAMES_FILE, names).save()
     image_of: dict[PurePath, str] = {}
     for name, of_image in _with_bar(masks, "YOLO"):
-        file = PurePath(name).with_suffix(".txt")
-        if file.is_absolute() or ".." in file.parts:
-            raise ValueError(not_accepted("image", name, f"a path relative to {shown(path)}"))
-        if image_of.setdefault(file, name) != name:
-            raise ValueError(
-                f"images: the labels of {image_of[file]} and {name} are both {file}; accepted is one of them."
-            )
+        file = label_file(name, path, image_of)
         (path / file).parent.mkdir(parents=True, exist_ok=True)
         _write_yolo(path / file, of_image, tolerance, path / NAMES_FILE)
+
+
+def label_file(name: str, folder: Path, image_of: dict[PurePath, str]) -> PurePath:
+    """Where the YOLO labels of an image are in `folder`: `a/b.jpg` in `a/b.txt`; noted in `image_of`, the images so far.
+
+    Raises:
+        ValueError: a name that leads out of the folder, or another image has the same file.
+    """
+    file = PurePath(name).with_suffix(".txt")
+    if file.is_absolute() or ".." in file.parts:
+        raise ValueError(not_accepted("image", name, f"a path relative to {shown(folder)}"))
+    if image_of.setdefault(file, name) != name:
+        raise ValueError(f"images: the labels of {image_of[file]} and {name} are both {file}; accepted is one of them.")
+    return file
 
 
 def _write_yolo(path: Path, masks: Masks, tolerance: float, names_file: Path, names: Sequence[str] = ()) -> None:
@@ -316,7 +325,7 @@ def save_labels(path: str | os.PathLike[str], masks: Masks) -> None:
 def _with_bar(images: Mapping[str, Masks] | Iterable[tuple[str, Masks]], title: str) -> Iterator[tuple[str, Masks]]:
     """The pairs of `images`, with a progress bar on a terminal if there are many, or nobody knows how many."""
     total = len(images) if isinstance(images, Sized) else None
-    quiet = True if total is not None and total < MANY else None  # None: where there is a terminal
+    quiet = is_unseen() or (total is not None and total < MANY)
     pairs = images.items() if isinstance(images, Mapping) else images
     yield from tqdm(pairs, total=total, desc=title, unit="image", disable=quiet, leave=False)
 

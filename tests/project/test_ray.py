@@ -183,7 +183,7 @@ def test_images_whose_labels_would_be_one_file_are_refused_before_anything_is_se
     monkeypatch.setattr(example, "run", pytest.fail)
     with pytest.raises(SystemExit):
         example.main([*arguments(tmp_path / "images", tmp_path / "results", {}), "--format", "yolo"])
-    assert "images: 0.jpg and 0.png would have the same file of labels" in capsys.readouterr().err
+    assert "images: the labels of 0.jpg and 0.png are both 0.txt; accepted is one of them." in capsys.readouterr().err
 
 
 def test_weights_that_were_trained_on_meanwhile_are_not_mixed_with_those_before(
@@ -424,13 +424,15 @@ def test_killed_workers_lose_nothing_and_an_image_that_kills_each_is_left_out(
     assert "4 images segmented, 0 were before, 1 failed" in capsys.readouterr().out
 
 
-def test_one_prompt_may_fit_some_images_only(example, cluster, in_ikomia, tmp_path, monkeypatch):
+def test_one_prompt_may_fit_some_images_only(example, cluster, in_ikomia, tmp_path, monkeypatch, capsys):
     images, results = tmp_path / "images", tmp_path / "results"
     names = photographs(images, 2)
     Image.new("RGB", (40, 30)).save(images / "small.png")
     in_this_process(example, monkeypatch)
     assert example.main(arguments(images, results, BOX)) == 1
-    assert "input_point: entry 1, [150, 100], is outside the image" in read(results / "failures.json")["small.png"]
+    fault = "input_point: entry 1, [150, 100], is outside the image"
+    assert fault in capsys.readouterr().err
+    assert fault in read(results / "failures.json")["small.png"]
     assert read(results / "masks.json") == in_ikomia(images, names, BOX)
 
 

@@ -80,16 +80,19 @@ def test_every_key_of_a_file_is_as_coco_defines_it():
     }
 
 
-@pytest.mark.parametrize(("count", "terminal", "seen"), [(19, True, False), (20, True, True), (20, False, False)])
+@pytest.mark.parametrize(
+    ("count", "terminal", "seen"), [(19, True, False), (20, True, True), (20, False, False), (20, None, False)]
+)
 @pytest.mark.parametrize("known", [True, False], ids=["a mapping", "a generator"])
 def test_a_bar_is_drawn_for_many_images_in_a_terminal(monkeypatch, count, terminal, seen, known):
+    """None: without a stderr, as in an application with windows."""
     stderr = io.StringIO()
     monkeypatch.setattr(stderr, "isatty", lambda: terminal, raising=False)
-    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(sys, "stderr", None if terminal is None else stderr)
     images = {f"{k}.jpg": squares(1) for k in range(count)}
     to_coco(images if known else (pair for pair in images.items()))
     shown = stderr.getvalue()
-    assert ("COCO" in shown) == (seen or (terminal and not known))  # of how many, a generator does not say
+    assert ("COCO" in shown) == bool(seen or (terminal and not known))  # of how many, a generator does not say
     assert f"/{count} " in shown or not (seen and known)
     assert shown == "" or shown.endswith("\r")  # the line is free again
 
