@@ -303,7 +303,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         name, is_background = self.object_name.text(), self.categories.buttons()[1].isChecked()
         self.parameters.drawn_name, self.parameters.draws_background = name, is_background
         category = drawn_category(name)
-        is_other = category != name.strip() != ""
+        is_other = bool(name.strip()) and category != name.strip()
         self.renamed.tell(
             f'"{name.strip()}" has a meaning of its own in drawings: the object is called "{category}".'
             if is_other

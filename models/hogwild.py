@@ -173,8 +173,9 @@ def train(
 
     while (elapsed := before + time.time() - start) < seconds:
         start += wait_while_paused()
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = learning_rate(args, step, elapsed / seconds)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(args, step, elapsed / seconds)
         seed += 1
         loss, figures = step_loss(seed, elapsed / seconds)
         for optimizer in optimizers:

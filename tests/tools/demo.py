@@ -49,12 +49,12 @@ NAME = "infer_segment_anything_2"
 # --- The Ikomia home ---------------------------------------------------------------------------------------------
 
 
-def home_of_user(otherwise: Path) -> Path:
-    """The user's own home, whatever HOME says; `otherwise` where this user has none, as in some containers."""
+def home_of_user() -> Path | None:
+    """The user's own home, whatever HOME says; None where this user has none, as in some containers."""
     try:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:
-        return otherwise
+        return None
 
 
 def prepare_home(home: Path | None = None) -> Path:
@@ -65,7 +65,8 @@ def prepare_home(home: Path | None = None) -> Path:
     """
     if home is None:
         home = Path(os.environ.get("HOME") or "~").expanduser()
-        if home.resolve() == home_of_user(home / "nobody's").resolve():
+        own = home_of_user()
+        if own is not None and home.resolve() == own.resolve():
             raise DemoError(
                 f"{home} is your own home, and your Ikomia folder is in it. Use `make demo`, which has a home apart, or "
                 f"name one: --home FOLDER (--home {home} if your own Ikomia is what you want)."
@@ -378,8 +379,9 @@ def own_clip(path: Path, point: Point | None, box: Box | None) -> Clip:
 
 def path_of_user(text: str) -> Path:
     """A path in which ~ is the user's own home, not that of the demo."""
+    own = home_of_user()
     is_in_home = text == "~" or text.startswith("~/")
-    return Path(f"{home_of_user(Path('~').expanduser())}{text[1:]}") if is_in_home else Path(text).expanduser()
+    return Path(f"{own}{text[1:]}") if is_in_home and own is not None else Path(text).expanduser()
 
 
 def pixels(count: int) -> Callable[[str], tuple[float, ...]]:
@@ -417,7 +419,7 @@ def samples_of(args: argparse.Namespace, out: Path) -> tuple[list[Sample], Clip 
     own = own_sample(args.image, args.point, args.box) if args.image else None
     video = own_clip(args.track, args.point, args.box) if args.track else None
     given = [path.resolve() for path in (args.image, args.track) if path]
-    if video is not None and FOLLOWED in (path.name for path in given if path.parent == out.resolve()):
+    if (out / FOLLOWED).resolve() in given:
         raise DemoError(f"{args.track} is where the demo writes its own video: give it another name.")
     out.mkdir(parents=True, exist_ok=True)  # now that nothing is missing
     forget_results(out, given)
