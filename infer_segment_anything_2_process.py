@@ -26,7 +26,7 @@ from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, empt
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
 from infer_segment_anything_2.bridge.results import TaskWithMasks
 from infer_segment_anything_2.bridge.wire import InferSegmentAnything2Param, News, check_names
-from infer_segment_anything_2.segmentation.images import TOO_DARK, is_too_dark, to_rgb8
+from infer_segment_anything_2.segmentation.images import LOW_CONTRAST, has_low_contrast, to_rgb8
 from infer_segment_anything_2.segmentation.masks import Masks
 from infer_segment_anything_2.segmentation.memory import memory_errors
 from infer_segment_anything_2.segmentation.own_files import blamed_on_config, check_files
@@ -194,8 +194,8 @@ class InferSegmentAnything2(TaskWithMasks):
         if not parameters.track:
             self.get_output(0).intensity_range = intensity_range
             rgb8 = to_rgb8(image, intensity_range)
-            if intensity_range is None and is_too_dark(image, rgb8):
-                self._warn_once(TOO_DARK)
+            if intensity_range is None and has_low_contrast(image, rgb8):
+                self._warn_once(LOW_CONTRAST)
             masks = segmenter.segment(rgb8, request, progress.searched)
             progress.check()
             return masks

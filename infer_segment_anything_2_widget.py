@@ -30,16 +30,15 @@ from infer_segment_anything_2.segmentation.own_files import own_path
 NARROWEST = 320
 ROW_SPACING, GROUP_SPACING = 8, 12
 
-SIDES = "Category: Background, or with Foreground the name of the object."
+SIDES = "With Studio's own tools: the category Background, or with Foreground the name of the object."
 HELP = {
     "tool_point": "Click on the object. Points on the Background side say what does not belong to it.",
     "tool_box": "Drag a box around an object. Each box gives a mask of its own.",
     "tool_scribble": "Draw a line over the object. Lines on the Background side say what does not belong to it.",
     "tool_select": "Click what is drawn to select it, then move it, or delete it with the Del key.",
-    "category_foreground": "What is drawn next is on the object. Category: the name of the object, or Foreground.",
-    "category_background": "Points and scribbles drawn next are off the object that was drawn last. Category: Background.",
-    "object_name": "What the object that is drawn next is called: points and scribbles of one name are one object. Category: "
-    "this name; without one: Foreground.",
+    "category_foreground": "What is drawn next is on the object.",
+    "category_background": "Points and scribbles drawn next are off the object that was drawn last.",
+    "object_name": "What the object that is drawn next is called: points and scribbles of one name are one object.",
     "next_object": "What is drawn next is another object, with a new name.",
     "save_coco": "Write the masks of the last result with names, scores and boxes as a COCO JSON file.",
     "save_labels": "Write the labels of the last result as a PNG: 0 background, 1 the first object.",
@@ -261,7 +260,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
         is_used = self.fields["multimask_output"].editor.isChecked()
         candidates = self.fields["mask_id"]
         meaning = declared.about("mask_id")["choices"].get(candidates.read(), "")
-        candidates.hint = meaning if is_used else "Of three masks: switch them on first."
+        candidates.hint = meaning if is_used else "Switch on Three masks first."
         candidates.editor.setEnabled(is_used)
         faults = self._faults()
         for name, field in self.fields.items():

@@ -135,7 +135,7 @@ def _prompts_among(items: Sequence[Any], image_hw: tuple[int, int], warn: Callab
             check_points(vertices, image_hw, [name] * len(vertices))
             drawn.append(Drawn(place, category, points=points_of(item, vertices)))
         elif kind in BOXES and category.lower() in BACKGROUND:
-            others.add("a box of the category Background")
+            others.add("a box on the background, for which points and lines count")
         elif kind in BOXES and min(item.get_bounding_rect()[2:]) <= 0:  # a click with the tool for boxes
             others.add("a box without width or height")
         elif kind in BOXES:
@@ -145,7 +145,7 @@ def _prompts_among(items: Sequence[Any], image_hw: tuple[int, int], warn: Callab
         elif kind != kinds.TEXT:
             others.add(str(kind))
     if others:
-        warn(f"Drawn, and no prompt: {', '.join(sorted(others))}. Draw points, boxes or lines.")
+        warn(f"Drawn, and not used: {', '.join(sorted(others))}. Draw points, boxes or lines.")
     return drawn
 
 

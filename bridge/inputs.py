@@ -10,7 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
-from infer_segment_anything_2.bridge.drawings import BOXES, FRESH, corners_of, drawn_objects, points_of, vertices_of
+from infer_segment_anything_2.bridge.drawings import (
+    BOXES,
+    FRESH,
+    corners_of,
+    drawn_objects,
+    has_drawing,
+    points_of,
+    vertices_of,
+)
 from infer_segment_anything_2.bridge.errors import WarnOnce
 from infer_segment_anything_2.segmentation.images import channels_of
 from infer_segment_anything_2.segmentation.messages import shown
@@ -25,6 +33,8 @@ OWN_LABEL = re.compile(r"mask \d+")
 
 #: What ikomia (0.16.1) calls input 1 once a task is connected to it, also one that found nothing; "GraphicsInput" before.
 CONNECTED_GRAPHICS = "GraphicsOutput"
+
+WAY_BACK = "Empty input_box and input_point to use it."
 
 
 class NoDetections(dataprocess.CObjectDetectionIO):
@@ -144,9 +154,9 @@ def pointed_at(
     has_detections, has_graphics = _has_detections(detections), _has_graphics(graphics)
     if typed is not None:
         if has_detections or has_graphics:
-            warn("The prompt that is typed counts; what the connected task found is not used.")
-        elif graphics.is_data_available():
-            warn("The prompt that is typed counts; what is drawn is not used.")
+            warn(f"The prompt that is typed counts; what the connected task found is not used. {WAY_BACK}")
+        elif has_drawing(graphics):
+            warn(f"The prompt that is typed counts; what is drawn is not used. {WAY_BACK}")
         if not typed:
             warn("The prompt that is typed, [], says that there is no object: the result is empty.")
         for doubt in doubts_about(parameters, image_hw):
@@ -155,7 +165,7 @@ def pointed_at(
     if has_detections or has_graphics:
         if has_detections:
             found = detected_objects(detections.get_objects(), image_hw, warn.each)
-            if not has_graphics and graphics.is_data_available():
+            if not has_graphics and has_drawing(graphics):
                 warn("What is drawn is not used: the detections of the connected task count.")
         else:
             found = graphics_objects(graphics.get_items(), image_hw)
@@ -208,7 +218,7 @@ def graphics_objects(items: Sequence[Any], image_hw: tuple[int, int]) -> list[Ob
     has_outlines = False  # a rectangle came, and since then nothing but its outlines and texts
     for item in items:
         kind, name = item.get_type(), str(item.get_category())
-        name = "" if name.strip().lower() in FRESH else name
+        name = "" if name.strip().lower() in FRESH or OWN_LABEL.fullmatch(name) else name
         if kind in BOXES:
             if not (has_outlines and kind == kinds.POLYGON):
                 boxes.append((name, box_inside(corners_of(item.get_bounding_rect()), image_hw)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +24,14 @@ _NO_DATA_FROM, _NO_DATA_TO = 3.3999e38, 3.403e38
 _CUT = 1
 _MOST = 0.99
 
-#: Of 255; an image is nearly black where at most one value in a hundred is above it.
-_DARK = 31
+#: Of 256; an image has hardly any contrast where its values, but for the lowest and highest hundredth, span fewer grey values.
+_FEW_GREY_VALUES = 32
+#: Values that are enough to see that.
+_SAMPLES = 1 << 20
 
-TOO_DARK = (
-    "The image is nearly black to the model: its values, which are floats, are taken as 0 to 1 or 0 to 255, and nearly all are "
-    "far below. intensity_range sets the values that are black and white, such as [0, 8]."
+LOW_CONTRAST = (
+    "The image has hardly any contrast to the model: its values, which are floats, are taken as grey values of 0 to 1 or 0 to "
+    "255, and nearly all lie close together. intensity_range sets the values that are black and white, such as [0, 8]."
 )
 
 Range = tuple[float, float]
@@ -85,10 +88,14 @@ def shown_range(image: npt.NDArray) -> Range | None:
     return None if values.dtype == bool else _found_range(values)
 
 
-def is_too_dark(image: npt.NDArray, rgb8: npt.NDArray[np.uint8]) -> bool:
-    """Whether :func:`to_rgb8` has made an image of floats nearly black, as it does where the values only seem to be those of 8
-    bits: reflectances that reach a little above 1, distances in metres."""
-    return image.dtype.kind == "f" and bool(rgb8.any()) and int(np.count_nonzero(rgb8 > _DARK)) <= rgb8.size // 100
+def has_low_contrast(image: npt.NDArray, rgb8: npt.NDArray[np.uint8]) -> bool:
+    """Whether :func:`to_rgb8` has shown an image of floats in a few grey values, as it does where they only seem to be those of
+    8 bits: reflectances that reach a little above 1, metres, degrees Celsius. What has black and white in it is seen well."""
+    if image.dtype.kind != "f":
+        return False
+    step = math.isqrt(rgb8.size // _SAMPLES) + 1
+    low, high = np.percentile(rgb8[::step, ::step], [_CUT, 100 - _CUT])
+    return bool(high - low < _FEW_GREY_VALUES and 0 < int(rgb8.max()) - int(rgb8.min()) < 255)
 
 
 def channels_of(image: npt.NDArray) -> npt.NDArray:

@@ -60,7 +60,7 @@ def needs_opencv(name: str, value: float) -> str:
 def array_hint(value: Any) -> str:
     """What helps, as the end of a sentence, where a text is what str() makes of an array or a tensor; else empty."""
     is_array = isinstance(value, str) and _ARRAY.search(value[:1000])
-    return ", in an array or a tensor what its .tolist() gives" if is_array else ""
+    return "; of an array or a tensor pass .tolist()" if is_array else ""
 
 
 def fault_of_file(path: Path) -> str:

@@ -240,8 +240,8 @@ class Parameters(BaseModel):
         False,
         PROMPT,
         "Three masks",
-        "Ask the model for three candidate masks instead of one: for a prompt as outputs 1 to 3, in automatic mode of "
-        "every grid point. One point is often ambiguous (a button, the shirt, the person).",
+        "Ask the model for three candidate masks instead of one: of a prompt they are outputs 1 to 3, in automatic mode every "
+        "grid point gives three. One point is often ambiguous (a button, the shirt, the person).",
     )
     mask_id: Annotated[str, _one_of(MASK_IDS), BeforeValidator(_lower_text)] = _declare(
         "all",
@@ -263,14 +263,14 @@ class Parameters(BaseModel):
         False,
         PROMPT,
         "Follow through a video",
-        "Each run is the next frame of a video: what is pointed at in the first one, or found there, is followed through the "
+        "Each run is the next frame of a video: what is marked in the first one, or found there, is followed through the "
         "others. multimask_output is ignored then.",
     )
     points_per_side: Annotated[int | None, BeforeValidator(_none_from_text)] = _declare(
         32,
         AUTOMATIC,
         "Points per side",
-        "Automatic mode prompts the model with a grid of this many by this many points. None: with point_grids.",
+        "Automatic mode prompts the model with a grid of this many by this many points. None: those of point_grids.",
         ge=1,
         step=1,
     )
@@ -303,7 +303,8 @@ class Parameters(BaseModel):
         0.95,
         AUTOMATIC,
         "Stability, at least",
-        "Masks that change when their cutoff is shifted are dropped: this much (IoU) has to stay.",
+        "Masks with vague borders are dropped: cut a little more and a little less strictly, they still have to agree this "
+        "much (IoU).",
         step=0.01,
     )
     stability_score_offset: float = _declare(

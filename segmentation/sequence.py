@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .images import TOO_DARK, Range, is_too_dark, shown_range, to_rgb8
+from .images import LOW_CONTRAST, Range, has_low_contrast, shown_range, to_rgb8
 from .masks import MAX_LABELS, Masks
 from .objects import Object
 from .progress import Progress
@@ -174,8 +174,8 @@ class Sequence:
             known.found_range = shown_range(image)
         self.shown = intensity_range or known.found_range
         rgb8 = to_rgb8(image, self.shown)
-        if known.tracker is None and intensity_range is None and is_too_dark(image, rgb8):
-            self._warn(TOO_DARK)
+        if known.tracker is None and intensity_range is None and has_low_contrast(image, rgb8):
+            self._warn(LOW_CONTRAST)
         return rgb8
 
     def _first(

@@ -201,8 +201,11 @@ def test_the_programs_run(program, images_url, shown, default_is_nano, tmp_path,
     for printed in re.findall(r"print\(.*\)  # (\[.*)", block):
         assert printed in capsys.readouterr().out
     for file in re.findall(r'save_\w+\("(.*?)"', block):
-        assert (tmp_path / file).stat().st_size > 100
-    if "photos" in block:
+        for written in (tmp_path / file).glob("*") if file == "labels" else [tmp_path / file]:
+            assert written.stat().st_size > 10
+    if 'save_yolo("labels"' in block:
+        assert {path.name for path in (tmp_path / "labels").iterdir()} >= {"sample_scene.txt", "data.yaml"}
+    if "with_suffix" in block:
         assert len(COCO(str(tmp_path / "photos" / "sample_scene.json")).anns) == 1
     if "video.mp4" in block:
         assert len(list(tmp_path.glob("frame_*.png"))) == 2
@@ -467,7 +470,7 @@ def a_misspelt_name(given) -> str:
     return raised(given.algo.set_parameters, {"points_per_sid": "16"})
 
 
-@real("input_point: '[[60 25]]' is not valid JSON; accepted is …, in an array or a tensor what its .tolist() gives.")
+@real("input_point: '[[60 25]]' is not valid JSON; accepted is …; of an array or a tensor pass .tolist().")
 def the_text_of_an_array(given) -> str:
     points = np.array([[60, 25]])
     given.workflow.set_parameters({"input_point": points.tolist()}, given.algo)

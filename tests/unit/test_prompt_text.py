@@ -262,7 +262,7 @@ ARRAYS = [
 @pytest.mark.parametrize("value", ARRAYS, ids=[str(value)[:20] for value in ARRAYS])
 def test_the_text_of_an_array_or_a_tensor_is_refused_with_what_to_pass_in_its_place(name, value):
     with pytest.raises(
-        ValueError, match=rf"^{name}: .* is not valid JSON; .*, in an array or a tensor what its \.tolist\(\)"
+        ValueError, match=rf"^{name}: .* is not valid JSON; .*; of an array or a tensor pass \.tolist\(\)\."
     ):
         PARSERS[name](str(value))
 

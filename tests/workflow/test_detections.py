@@ -342,6 +342,16 @@ def test_a_typed_prompt_beside_a_detector_counts_and_says_so_once(astronaut, cap
     assert names_of(algo) == ["pot", "plate", "cup"]
 
 
+def test_of_a_text_that_is_drawn_nobody_is_told_that_it_is_not_used(astronaut, caplog):
+    workflow, algo = chain(input_box=str(xyxy(CUP)))
+    graphics = dataprocess.CGraphicsInput()
+    graphics.set_items([core.CGraphicsText("a note", 5.0, 5.0)])
+    algo.set_input(graphics, 1)
+    with caplog.at_level(logging.WARNING):
+        workflow.run_on(array=astronaut)
+    assert not [r for r in caplog.records if r.name.startswith(NAME)]
+
+
 @pytest.mark.parametrize("name", ["input_box", "input_point"])
 def test_an_empty_list_says_that_there_is_no_object(astronaut, name, caplog):
     workflow, algo = chain(**{name: "[]"})

@@ -258,7 +258,7 @@ def test_a_click_with_the_tool_for_boxes_is_no_prompt(kind, box, caplog):
     with caplog.at_level(logging.WARNING):
         assert told(drawn_objects([kind(*box), point(5, 5, "cat")], NONE, HW)) == [("cat", [(5, 5, 1)], None)]
     assert [r.getMessage() for r in caplog.records] == [
-        "Drawn, and no prompt: a box without width or height. Draw points, boxes or lines."
+        "Drawn, and not used: a box without width or height. Draw points, boxes or lines."
     ]
 
 
@@ -275,7 +275,7 @@ def test_a_box_of_the_background_is_ignored_with_one_warning(caplog):
     with caplog.at_level(logging.WARNING):
         assert told(drawn_objects(items, NONE, HW)) == [("cat", [(5, 5, 1)], None)]
     assert [r.getMessage() for r in caplog.records] == [
-        "Drawn, and no prompt: a box of the category Background. Draw points, boxes or lines."
+        "Drawn, and not used: a box on the background, for which points and lines count. Draw points, boxes or lines."
     ]
 
 
@@ -289,7 +289,7 @@ def test_what_is_no_prompt_is_named_in_one_warning_and_texts_are_ignored(workflo
     others = [core.CGraphicsComplexPolygon(vertices((1, 1), (9, 1), (9, 9)), []) for _ in range(2)]
     with caplog.at_level(logging.WARNING):
         (mask,) = drawn(workflow, algo, astronaut, [core.CGraphicsText("here", 3, 4), *others, point(250, 100)])
-    assert caplog.text.count("Drawn, and no prompt: COMPLEX_POLYGON.") == 1
+    assert caplog.text.count("Drawn, and not used: COMPLEX_POLYGON.") == 1
     assert "TEXT" not in caplog.text
     np.testing.assert_array_equal(mask, typed(workflow, algo, astronaut, input_point=[250, 100])[0])
 

@@ -103,25 +103,26 @@ def test_a_range_is_used_by_the_run_and_by_what_shows_its_image(workflow, algo):
 
 
 @pytest.mark.parametrize("track", ["False", "True"])
-def test_floats_that_become_nearly_black_are_warned_of_once(workflow, algo, caplog, track):
+@pytest.mark.parametrize(("low", "high"), [(0, 1.2), (18, 38)], ids=["reflectance", "degrees"])
+def test_floats_shown_in_few_grey_values_are_warned_of_once(workflow, algo, caplog, track, low, high):
     """As a reflectance that exceeds 1 in two pixels of a hundred: 99% of it lie within [0, 255], not within [0, 1]."""
     usual = photograph().astype(np.float32) / 255
-    bright = usual.copy()
-    bright[:3] = 1.2
+    few = low + usual * (high - low)
+    few[:3] = high
     algo.set_parameters({"input_box": BOX, "track": track})
     for image, intensity_range, warned in (
         (photograph().astype(np.float32), "", 0),
         (usual, "", 0),
         (np.zeros_like(usual), "", 0),
-        (bright, "[0, 1.2]", 0),
-        (bright, "", 1),
-        (bright[::-1], "", 1),
+        (few, f"[{low}, {high}]", 0),
+        (few, "", 1),
+        (few[::-1], "", 1),
     ):
         algo.set_parameters({"intensity_range": intensity_range})
         if track == "True":
             algo.start_video()
         workflow.run_on(array=np.ascontiguousarray(image))
-        assert caplog.text.count("The image is nearly black to the model") == warned
+        assert caplog.text.count("The image has hardly any contrast to the model") == warned
 
 
 def test_probable_mistakes_are_warned_of_once_for_each_prompt(workflow, algo, caplog):

@@ -156,7 +156,7 @@ def test_of_a_box_of_the_background_a_stroke_says_that_it_is_no_prompt(live):
     draw(live, box(150, 20, 150, 180, "Background"))
     assert not labels_of(live).any()
     assert live.get_param_object().news.text == (
-        "Drawn, and no prompt: a box of the category Background. Draw points, boxes or lines."
+        "Drawn, and not used: a box on the background, for which points and lines count. Draw points, boxes or lines."
     )
 
 
@@ -173,7 +173,9 @@ def test_what_is_typed_wins_over_strokes_and_the_panel_hears_of_it(live, astrona
     draw(live, point(*FACE))
     draw(live, point(*FACE), point(10, 10))
     np.testing.assert_array_equal(labels_of(live), typed(astronaut, input_point=ROCKET))
-    assert told == ["The prompt that is typed counts; what is drawn is not used."]
+    assert told == [
+        "The prompt that is typed counts; what is drawn is not used. Empty input_box and input_point to use it."
+    ]
     live.set_parameters({"input_point": ""})
     draw(live, point(*FACE))
     assert told[1:] == [""]
