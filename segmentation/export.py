@@ -112,7 +112,8 @@ def to_coco(
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "score": float(masks.scores[k]),
             }
-            if len(masks.stability_scores):
+            # A mask without a logit near its cutoff has none: NaN, which JSON has not.
+            if len(masks.stability_scores) and np.isfinite(masks.stability_scores[k]):
                 annotation["stability_score"] = float(masks.stability_scores[k])
             if masks.is_followed:
                 annotation["track_id"] = masks.ids[k]

@@ -12,6 +12,9 @@ The same points, thresholds and suppression as sam2 1.1.0, and so the same masks
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -80,7 +83,8 @@ class MaskGenerator:
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            progress: is told of each batch of points that has to be decoded, before the first and after each.
+            progress: is told of each batch of points that has to be decoded, before the first and after each, and once more
+                before each mask of which small regions are removed.
         """
         image_hw, settings = image.shape[:2], self.settings
         boxes = zip(*generate_crop_boxes(image_hw, settings.crop_n_layers, settings.crop_overlap_ratio), strict=True)
@@ -109,7 +113,12 @@ class MaskGenerator:
                 data.cat(left)
             self._kept.make_room(search, found)
         search.made_down_to = min(search.made_down_to, depth)
-        return self._finish(data, image_hw, len(crops))
+
+        def goes_on() -> None:
+            if progress:
+                progress(total, total)
+
+        return self._finish(data, image_hw, len(crops), goes_on)
 
     def _missing(self, found: Candidates, iou_above: float) -> list[range]:
         """The batches of points of a crop that have to be decoded for masks of a higher predicted IoU.
@@ -154,7 +163,7 @@ class MaskGenerator:
             rles=[RLE(size=list(crop.image_hw), counts=found.counts[place]) for place in places.tolist()],
         )
 
-    def _finish(self, data: MaskData, image_hw: tuple[int, int], crops: int) -> Masks:
+    def _finish(self, data: MaskData, image_hw: tuple[int, int], crops: int, goes_on: Callable[[], None]) -> Masks:
         """Drop duplicates between crops, and small regions."""
         if not dict(data.items()):
             empty = np.zeros(0, np.float32)
@@ -164,7 +173,7 @@ class MaskGenerator:
             area_of_crop = box_area(data["crop_boxes"].to(data["boxes"])).float()  # not torch's default dtype
             data.filter(self._nms(data, 1 / area_of_crop, self.settings.crop_nms_thresh))
         if self.settings.min_mask_region_area > 0:
-            self._remove_small_regions(data)
+            self._remove_small_regions(data, goes_on)
         return Masks(
             image_hw,
             data["rles"],
@@ -172,21 +181,25 @@ class MaskGenerator:
             data["stability_score"].float().cpu().numpy(),
         )
 
-    def _remove_small_regions(self, data: MaskData) -> None:
+    def _remove_small_regions(self, data: MaskData, goes_on: Callable[[], None]) -> None:
         """Fill small holes, drop small islands, then suppress again: masks may have become duplicates.
 
         As SAM2AutomaticMaskGenerator.postprocess_small_regions does (which sam2 itself never calls), on compressed masks.
         """
         least = self.settings.min_mask_region_area
-        rles, boxes, unchanged = [], [], []
-        for rle in data["rles"]:
-            mask, filled = remove_small_regions(decode(rle), least, mode="holes")
-            mask, dropped = remove_small_regions(mask, least, mode="islands")
-            changed = filled or dropped
-            unchanged.append(float(not changed))
-            rles.append(encode(mask) if changed else rle)
-            boxes.append(batched_mask_to_box(torch.as_tensor(np.ascontiguousarray(mask))[None])[0])
-        data["rles"], data["boxes"] = rles, torch.stack(boxes).to(data["boxes"].device)
+        rles, boxes, unchanged = [], data["boxes"].clone(), []
+        for k, rle in enumerate(data["rles"]):
+            goes_on()
+            mask = decode(rle)
+            around = _neighbourhood(boxes[k].long().tolist(), mask.shape, least)
+            part, filled = remove_small_regions(mask[around], least, mode="holes")
+            part, dropped = remove_small_regions(part, least, mode="islands")
+            unchanged.append(float(not (filled or dropped)))
+            if filled or dropped:
+                mask[around] = part
+                rle, boxes[k] = encode(mask), batched_mask_to_box(torch.from_numpy(mask)[None])[0]
+            rles.append(rle)
+        data["rles"], data["boxes"] = rles, boxes
         scores = torch.tensor(unchanged, dtype=torch.float32, device=data["boxes"].device)
         data.filter(self._nms(data, scores, max(self.settings.box_nms_thresh, self.settings.crop_nms_thresh)))
 
@@ -195,6 +208,21 @@ class MaskGenerator:
         boxes = data["boxes"].float().to(self.predictor.device)
         same = torch.zeros_like(boxes[:, 0])
         return batched_nms(boxes, scores.to(boxes.device), same, iou_threshold=threshold).cpu()
+
+
+def _neighbourhood(box: list[int], image_hw: tuple[int, ...], area: int) -> tuple[slice, slice]:
+    """Rows and columns around a mask in which its regions of less than `area` pixels are the same as in the whole image.
+
+    Args:
+        box: xyxy of the mask, with the last row and column.
+    """
+    margin = math.isqrt(area) + 1
+    height, width = image_hw
+    left, top, right, bottom = box[0] - margin, box[1] - margin, box[2] + 1 + margin, box[3] + 1 + margin
+    # What lies around the mask has to be one region, and large: beyond a corner there are margin x margin pixels of it.
+    if (left <= 0 and right >= width) or (top <= 0 and bottom >= height):
+        return slice(None), slice(None)
+    return slice(max(top, 0), bottom), slice(max(left, 0), right)
 
 
 def _check_opencv(area: int) -> None:

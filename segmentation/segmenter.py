@@ -64,14 +64,13 @@ class Segmenter:
         """One caller at a time, in the precision of the device whatever the caller has set: bfloat16 on a GPU that has it
         (sam2's own recommendation), float32 elsewhere."""
         device = self.predictor.device.type
-        use_bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
         with (
             memory_errors(),
             self._turn,
             steady_threads(),
             own_settings(),
             torch.inference_mode(),
-            torch.autocast(device, torch.bfloat16, enabled=use_bfloat16),
+            torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(self.predictor.device)),
         ):
             yield
 
@@ -296,6 +295,14 @@ class Segmenter:
         if resized is not image:
             found = replace(found, image_hw=image_hw, rles=[encode(_enlarged(mask, image_hw)) for mask in found])
         return found.take(np.flatnonzero(settings.keeps(found.areas)))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device is a GPU that computes in bfloat16. Those before Ampere (T4, V100, RTX 20) emulate it, slowly."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _enlarged(mask: npt.NDArray[np.bool_], image_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:

@@ -58,6 +58,16 @@ def test_pycocotools_reads_masks_boxes_and_scores(tmp_path):
     assert "stability_score" not in coco.anns[4]
 
 
+def test_a_mask_without_a_stability_is_written_without_it(tmp_path):
+    """As where no logit of a mask is above its cutoff: sam2 divides nothing by nothing, and keeps the mask."""
+    masks = squares(2, stability=True)
+    masks.stability_scores[0] = np.nan
+    save_coco(tmp_path / "masks.json", {"a.jpg": masks})
+    first, second = COCO(str(tmp_path / "masks.json")).anns.values()
+    assert "stability_score" not in first
+    assert second["stability_score"] == 0.5
+
+
 def test_every_key_of_a_file_is_as_coco_defines_it():
     mask = np.zeros((4, 5), bool)
     mask[1:3, 2:5] = True

@@ -5,6 +5,7 @@ There is no GPU here: torch's error is raised in its place, where a GPU would ra
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -15,12 +16,17 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, fetch_checkpoint
 from infer_segment_anything_2.segmentation.crops import Crop
 from infer_segment_anything_2.segmentation.image_predictor import MAX_EMBEDDINGS
+from infer_segment_anything_2.segmentation.mask_generator import _neighbourhood
 from infer_segment_anything_2.segmentation.model_loader import load_model
 from infer_segment_anything_2.segmentation.objects import typed_objects
+from infer_segment_anything_2.segmentation.sam2_package import remove_small_regions
 from infer_segment_anything_2.segmentation.search import AutomaticSettings
 from infer_segment_anything_2.segmentation.segmenter import Segmenter
 
@@ -198,6 +204,61 @@ def test_without_opencv_small_regions_are_refused_before_the_search_with_the_way
         ImportError, match=r"^min_mask_region_area: 9 is not accepted without OpenCV \(pip install opencv-python-head"
     ):
         nano.generate(astronaut, AutomaticSettings(points_per_side=1, min_mask_region_area=9), progress=pytest.fail)
+
+
+@given(
+    mask=arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))),
+    box=st.tuples(*[st.integers(0, 39)] * 4),
+    least=st.integers(1, 60),
+)
+def test_small_regions_are_the_same_in_the_neighbourhood_of_a_mask(mask, box, least):
+    x0, x1, y0, y1 = (*sorted(box[:2]), *sorted(box[2:]))
+    mask[:y0], mask[y1 + 1 :], mask[:, :x0], mask[:, x1 + 1 :] = False, False, False, False
+    rows, columns = np.nonzero(mask)
+    tight = [columns.min(), rows.min(), columns.max(), rows.max()] if len(rows) else [0, 0, 0, 0]
+    around = _neighbourhood(tight, mask.shape, least)
+    for mode in ("holes", "islands"):
+        expected, changed = remove_small_regions(mask, least, mode=mode)
+        part, part_changed = remove_small_regions(mask[around], least, mode=mode)
+        whole = mask.copy()
+        whole[around] = part
+        assert part_changed == changed
+        np.testing.assert_array_equal(whole, expected)
+        mask = whole
+
+
+def test_a_search_can_be_stopped_while_small_regions_are_removed(nano, astronaut):
+    told = []
+
+    def stop(done, total):
+        told.append((done, total))
+        if told.count((total, total)) == 3:
+            raise KeyboardInterrupt
+
+    settings = AutomaticSettings(**(vars(LOOSE) | {"min_mask_region_area": 50}))
+    assert len(nano.generate(astronaut, settings)) > 3
+    with pytest.raises(KeyboardInterrupt):
+        nano.generate(astronaut, settings, progress=stop)
+    assert told.count(told[-1]) == 3
+
+
+@pytest.mark.parametrize(("computes_in_it", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(segmenter, monkeypatch, computes_in_it, expected):
+    """torch says of every GPU that it supports bfloat16, unless it is asked to leave out those that emulate it."""
+    seen = []
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or computes_in_it
+    )
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext(seen.append(device)))
+
+    def autocast(kind, dtype=None, enabled=True):
+        return contextlib.nullcontext(dtype and seen.append(dtype if enabled else torch.float32))
+
+    monkeypatch.setattr(torch, "autocast", autocast)
+    monkeypatch.setattr(segmenter.predictor, "device", torch.device("cuda:1"))
+    with segmenter._running():
+        pass
+    assert seen == [torch.device("cuda:1"), expected]
 
 
 def test_a_smallest_area_above_the_largest_is_refused(nano, astronaut):
