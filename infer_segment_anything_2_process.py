@@ -5,24 +5,16 @@ from __future__ import annotations
 import copy
 import logging
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
 from infer_segment_anything_2.bridge.drawings import has_drawing
 from infer_segment_anything_2.bridge.errors import WarnOnce, in_a_sentence
-from infer_segment_anything_2.bridge.inputs import (
-    NoDetections,
-    are_found,
-    disconnect,
-    image_of,
-    place_of,
-    pointed_at,
-    refuse_float16,
-)
+from infer_segment_anything_2.bridge.inputs import are_found, image_of, place_of, pointed_at
 from infer_segment_anything_2.bridge.live import Turns
-from infer_segment_anything_2.bridge.outputs import OverlaidImage, declare, empty, publish, while_alive
+from infer_segment_anything_2.bridge.outputs import declare, publish, while_alive
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
 from infer_segment_anything_2.bridge.results import TaskWithMasks
 from infer_segment_anything_2.bridge.wire import InferSegmentAnything2Param, News, check_names
@@ -52,10 +44,6 @@ class InferSegmentAnything2(TaskWithMasks):
 
     def __init__(self, name: str, param: InferSegmentAnything2Param | None) -> None:
         super().__init__(name)
-        self.add_input(NoDetections())
-        self._put_in: Any = None  #: into input 2 from Python, and held: else it came back in another wrapper
-        # Ikomia empties the outputs when an edge is deleted, and before a run, in which it then fills the connected inputs.
-        self.set_output(OverlaidImage(while_alive(self, InferSegmentAnything2._disconnect)), 0)
         own = InferSegmentAnything2Param() if param is None else copy.deepcopy(param)
         self.set_param_object(own)
         self._warn_once = WarnOnce()
@@ -69,15 +57,6 @@ class InferSegmentAnything2(TaskWithMasks):
         self._model: tuple = ()  #: what it was opened with
         self._stops = 0  #: asked for so far
         self._progress: RunProgress | None = None  #: of the run that is under way
-
-    def set_input(self, task_io: Any, index: int) -> None:
-        """Put something into an input by hand; Ikomia connects tasks another way (0.15.1, 0.16.1)."""
-        super().set_input(task_io, index)
-        if index == 2:
-            self._put_in = task_io
-
-    def _disconnect(self) -> None:
-        disconnect(self, self._put_in)
 
     def _follow_parameters(self) -> None:
         """What follows from the parameters before any run."""
@@ -93,13 +72,6 @@ class InferSegmentAnything2(TaskWithMasks):
         except ValueError as error:
             raise RuntimeError(str(error)) from error  # what Ikomia makes of an error in set_values
         super().set_parameters(params)
-
-    @in_a_sentence
-    def update_static_outputs(self) -> None:
-        """Called by Ikomia with a new input, before anything else: it fails in OpenCV at an image of float16 (0.16.1), and says
-        nothing of it."""
-        refuse_float16(self.get_input(0), lambda: empty(self))  # or what the image before gave would stay
-        super().update_static_outputs()
 
     def get_progress_steps(self) -> int:
         """How far Studio's bar goes in one run."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
+from infer_segment_anything_2.bridge.connections import are_detections_connected, are_graphics_connected
 from infer_segment_anything_2.bridge.drawings import (
     BOXES,
     FRESH,
@@ -31,43 +32,7 @@ from infer_segment_anything_2.segmentation.tiffs import refuse_bands_apart
 #: What an instance of this plugin's is labelled whose object has no name.
 OWN_LABEL = re.compile(r"mask \d+")
 
-#: What ikomia (0.16.1) calls input 1 once a task is connected to it, also one that found nothing; "GraphicsInput" before.
-CONNECTED_GRAPHICS = "GraphicsOutput"
-
 WAY_BACK = "Empty input_box and input_point to use it."
-
-
-class NoDetections(dataprocess.CObjectDetectionIO):
-    """What input 2 is while no task is connected to it.
-
-    A connected detector's output takes its place before a run; instances of a connected task are copied into it.
-    """
-
-    def __init__(self) -> None:
-        dataprocess.CObjectDetectionIO.__init__(self)
-        self.is_filled = False  #: instances were copied into it, if only none
-
-    def clear_data(self) -> None:
-        """Forget the detections: what ikomia (0.16.1) does before it copies instances."""
-        dataprocess.CObjectDetectionIO.clear_data(self)
-        self.is_filled = True
-
-
-def disconnect(task: dataprocess.CSemanticSegmentationTask, put_in: Any) -> None:
-    """Take from `task` the detections and graphics of other tasks; those still connected give them again before a run.
-
-    In place of a deleted edge ikomia (0.16.1) leaves an empty output, as of a detector that finds nothing; of a deleted task
-    it leaves what that gave last.
-
-    Args:
-        task: this plugin's.
-        put_in: what somebody put into input 2 last by hand, which stays; None: nothing.
-    """
-    given = task.get_input(2)
-    if isinstance(given, NoDetections) or given is not put_in:
-        task.set_input(NoDetections(), 2)
-    if _has_graphics(task.get_input(1)):
-        task.set_input(dataprocess.CGraphicsInput(), 1)
 
 
 def image_of(source: dataprocess.CImageIO) -> npt.NDArray:
@@ -85,24 +50,6 @@ def image_of(source: dataprocess.CImageIO) -> npt.NDArray:
     return channels_of(source.get_image())
 
 
-def refuse_float16(source: core.CWorkflowTaskIO | None, before: Callable[[], Any]) -> None:
-    """Raise ValueError where an input, None before there is one and a path while a folder is given, is an image of float16.
-
-    Args:
-        source: the input.
-        before: called before it raises.
-    """
-    if (
-        isinstance(source, dataprocess.CImageIO)
-        and source.is_data_available()
-        and source.get_image().dtype == np.float16
-    ):
-        before()
-        raise ValueError(
-            'The input image holds float16, which Ikomia does not take; accepted is image.astype("float32").'
-        )
-
-
 def place_of(source: dataprocess.CImageIO) -> Place:
     """Where the image of an input comes from, if it is a frame of a video.
 
@@ -117,15 +64,7 @@ def are_found(
     graphics: dataprocess.CGraphicsInput, detections: dataprocess.CObjectDetectionIO, parameters: Parameters
 ) -> bool:
     """Whether the objects of a run are those that a connected task finds, in each image other ones."""
-    return not is_typed(parameters) and (_has_detections(detections) or _has_graphics(graphics))
-
-
-def _has_graphics(graphics: dataprocess.CGraphicsInput) -> bool:
-    return graphics.name == CONNECTED_GRAPHICS
-
-
-def _has_detections(detections: dataprocess.CObjectDetectionIO) -> bool:
-    return not isinstance(detections, NoDetections) or detections.is_filled
+    return not is_typed(parameters) and (are_detections_connected(detections) or are_graphics_connected(graphics))
 
 
 def pointed_at(
@@ -151,7 +90,7 @@ def pointed_at(
         ValueError: something typed or drawn that lies outside the image, or labels of another count than the points.
     """
     typed = objects_of(parameters, image_hw)
-    has_detections, has_graphics = _has_detections(detections), _has_graphics(graphics)
+    has_detections, has_graphics = are_detections_connected(detections), are_graphics_connected(graphics)
     if typed is not None:
         if has_detections or has_graphics:
             warn(f"The prompt that is typed counts; what the connected task found is not used. {WAY_BACK}")

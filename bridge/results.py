@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from ikomia import dataprocess
 
+from infer_segment_anything_2.bridge.connections import TaskWithDetections
 from infer_segment_anything_2.bridge.wire import SAVE_COCO, SAVE_LABELS, News
 from infer_segment_anything_2.segmentation.export import get_polygons, save_coco, save_labels, save_yolo
 from infer_segment_anything_2.segmentation.masks import Masks
@@ -18,11 +18,11 @@ from infer_segment_anything_2.segmentation.polygons import DEFAULT_TOLERANCE, Po
 logger = logging.getLogger(__name__)
 
 
-class TaskWithMasks(dataprocess.CSemanticSegmentationTask):
+class TaskWithMasks(TaskWithDetections):
     """A task of Ikomia whose last run gave masks."""
 
     def __init__(self, name: str) -> None:
-        dataprocess.CSemanticSegmentationTask.__init__(self, name)
+        super().__init__(name)
         self._masks: list[Masks] = []  #: of the last run
 
     def get_image_with_mask(self) -> npt.NDArray[np.uint8]:

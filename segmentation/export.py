@@ -102,7 +102,7 @@ def to_coco(
         for k, (rle, area, box) in enumerate(zip(masks.rles, masks.areas, masks.boxes_xyxy.tolist(), strict=True)):
             x0, y0, x1, y1 = box
             category = categories.setdefault(masks.name_of(k) or NAMELESS, len(categories) + 1)
-            annotation: dict[str, Any] = {
+            annotation = {
                 "id": len(annotations) + 1,
                 "image_id": len(entries),
                 "category_id": category,
@@ -112,12 +112,7 @@ def to_coco(
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "score": float(masks.scores[k]),
             }
-            # A mask without a logit near its cutoff has none: NaN, which JSON has not.
-            if len(masks.stability_scores) and np.isfinite(masks.stability_scores[k]):
-                annotation["stability_score"] = float(masks.stability_scores[k])
-            if masks.is_followed:
-                annotation["track_id"] = masks.ids[k]
-            annotations.append(annotation)
+            annotations.append(annotation | _of_some_masks(masks, k))
     return {
         "images": entries,
         "annotations": annotations,
@@ -126,6 +121,17 @@ def to_coco(
             for name, number in (categories or {NAMELESS: 1}).items()
         ],
     }
+
+
+def _of_some_masks(masks: Masks, k: int) -> dict[str, Any]:
+    """What is in the annotation of mask `k` beside what all have."""
+    found: dict[str, Any] = {}
+    # A mask without a logit near its cutoff has no stability: NaN, which JSON has not.
+    if len(masks.stability_scores) and np.isfinite(masks.stability_scores[k]):
+        found["stability_score"] = float(masks.stability_scores[k])
+    if masks.is_followed:
+        found["track_id"] = masks.ids[k]
+    return found
 
 
 def coco_rle(rle: RLE) -> dict[str, Any]:
