@@ -1,33 +1,41 @@
 # `make demo` and `make test` need git, make and Python 3.11; they install the rest into a folder of their own outside the
 # checkout (Ikomia's packer publishes everything that lies in a plugin's folder).
 
+# Set on make's command line (make demo OUT=pictures) and, all but PYTHON and JOBS, not by the environment: what is called WORK
+# there is somebody else's, and `make clean` removes it.
 PYTHON ?= python3.11
-CACHE  ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/infer_segment_anything_2
+JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
+CACHE  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/infer_segment_anything_2
 # One folder per checkout, so that two of them never share an installation.
-WORK   ?= $(CACHE)/$(shell printf %s '$(CURDIR)' | cksum | cut -d' ' -f1)
+WORK   := $(CACHE)/$(shell pwd -P | tr -d '\n' | cksum | cut -d' ' -f1)
+ifneq ($(words $(WORK)),1)
+$(error "$(WORK)" has a blank in it, which make does not take: make … CACHE=/a/folder/without/one)
+endif
 VENV   := $(WORK)/venv
 QT5    := $(WORK)/qt5
 QT6    := $(WORK)/qt6
 READERS := $(WORK)/readers
-READY  := $(VENV)/ready-$(shell cat build-requirements.txt requirements.txt tests/requirements.txt | cksum | cut -d' ' -f1)
+# Its name says what is installed there: what is asked for now, or something else.
+READY  := $(VENV)/ready-$(shell (echo $(PYTHON); cat build-requirements.txt requirements.txt tests/requirements.txt) | cksum | cut -d' ' -f1)
 HUB    := $(WORK)/hub
-OUT    ?= $(WORK)/demo
-PACKAGE ?= $(WORK)/infer_segment_anything_2.zip
-IKOMIA_VERSIONS ?= 0.16.1 0.15.1
-MODEL  ?= sam2_hiera_nano
-JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
+OUT    := $(WORK)/demo
+PACKAGE := $(WORK)/infer_segment_anything_2.zip
+IKOMIA_VERSIONS := 0.16.1 0.15.1
+MODEL  := sam2_hiera_nano
 # Released models that were downloaded before are used again, though the demo has a home of its own.
 TORCH_CACHE := $(or $(TORCH_HOME),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torch)
-IMAGE  ?=
-POINT  ?=
-BOX    ?=
-TRACK  ?=
+IMAGE  :=
+POINT  :=
+BOX    :=
+TRACK  :=
 
 # Nothing that runs below leaves a cache in the checkout.
 export PYTHONPYCACHEPREFIX := $(WORK)/pycache
 export RUFF_CACHE_DIR := $(WORK)/ruff
 export HYPOTHESIS_STORAGE_DIRECTORY := $(WORK)/hypothesis
 export IKOMIA_AUTO_COMPLETION := False
+# Somebody else's packages, of ROS for one, would come before those that are installed here.
+unexport PYTHONPATH PYTHONHOME
 # Many containers set it. Without a cache each of the tests' many processes would compile torch anew, for ten seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -49,7 +57,7 @@ help:
 setup: $(READY) $(QT5)/ready $(QT6)/ready
 
 # Without build isolation, as Ikomia's hub installs a plugin: with it, pip would download a second torch to build sam2.
-$(READY): build-requirements.txt requirements.txt tests/requirements.txt
+$(READY):
 	@echo "Setting up in $(VENV): some minutes, once."
 	@mkdir -p $(WORK)
 	@rm -rf $(VENV)
@@ -66,7 +74,7 @@ $(QT6)/ready: PACKAGES := PyQt6==6.2.3 PyQt6-Qt6==6.2.4 PyQt6-sip
 $(QT5)/ready: PACKAGES := ikomia==0.15.1 PyQt5==5.15.11 PyQt5-Qt5 PyQt5-sip
 # What reads exports. Without their dependencies, which $(VENV) has, and with an OpenCV that must not lie beside Ikomia's.
 $(READERS)/ready: PACKAGES := supervision==0.31.2 ultralytics==8.4.190 opencv-python-headless defusedxml pydeprecate
-$(QT5)/ready $(QT6)/ready $(READERS)/ready: $(READY)
+$(QT5)/ready $(QT6)/ready $(READERS)/ready: $(READY) Makefile
 	@rm -rf $(@D)
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(PACKAGES)
@@ -111,8 +119,8 @@ test-install: $(READY) $(READERS)/ready
 	@rm -rf $(HUB)
 
 package:
-	@mkdir -p $(dir $(PACKAGE))
-	@$(PYTHON) tests/tools/package.py $(PACKAGE)
+	@mkdir -p "$(shell dirname "$(PACKAGE)")"
+	@$(PYTHON) tests/tools/package.py "$(PACKAGE)"
 
 bench: $(READY)
 	@$(VENV)/bin/python -W ignore tests/benchmarks/compare.py $(BENCH)

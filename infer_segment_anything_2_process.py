@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy.typing as npt
 from ikomia import core, dataprocess
 
-from infer_segment_anything_2.bridge.drawings import has_drawing
+from infer_segment_anything_2.bridge.drawings import NOTHING_DRAWN, has_drawing
 from infer_segment_anything_2.bridge.errors import WarnOnce, in_a_sentence
-from infer_segment_anything_2.bridge.inputs import are_found, image_of, place_of, pointed_at
+from infer_segment_anything_2.bridge.inputs import NOTHING_FOUND, are_found, image_of, place_of, pointed_at
 from infer_segment_anything_2.bridge.live import Turns
 from infer_segment_anything_2.bridge.outputs import declare, publish, while_alive
 from infer_segment_anything_2.bridge.progress import PROGRESS_STEPS, RunProgress, StopRequested
@@ -48,6 +48,7 @@ class InferSegmentAnything2(TaskWithMasks):
         self.set_param_object(own)
         self._warn_once = WarnOnce()
         self._sequence = Sequence(self._warn_once)
+        self._follows = False  #: track, as it was set last
         # Outputs follow from the parameters, also from those of a workflow that is loaded: Ikomia sets them on this object,
         # before it connects the tasks, and does not call the task (0.16.1).
         own.when_set = while_alive(self, InferSegmentAnything2._follow_parameters)
@@ -62,7 +63,8 @@ class InferSegmentAnything2(TaskWithMasks):
         """What follows from the parameters before any run."""
         parameters = self._parameters()
         declare(self, parameters)
-        if not parameters.track:
+        if parameters.track != self._follows:  # switched on: a run that began before may have left a frame
+            self._follows = parameters.track
             self._sequence.start()
 
     def set_parameters(self, params: dict[str, str]) -> None:
@@ -142,7 +144,7 @@ class InferSegmentAnything2(TaskWithMasks):
         self.get_param_object().count(thing.name for thing in objects or ())
         if objects is None and is_live:
             if not has_drawing(self.get_input(1)):
-                self._warn_once("Nothing is drawn any more: the result is empty. A run searches the whole image.")
+                self._warn_once(NOTHING_DRAWN)
             objects = []
         request = make_request(parameters, objects, image_hw)
         segmenter = (is_live and self._segmenter) or self._open_segmenter(parameters)
@@ -152,6 +154,7 @@ class InferSegmentAnything2(TaskWithMasks):
         if request.search and not len(masks[0]):
             self._warn_once.each(f"No mask was found: {ways_to_more(parameters)}.")
         publish(self, masks, parameters, self._warn_once.each)
+        declare(self, self._parameters())  # those of now: they may have been set during the run
 
     def _masks_of(
         self,
@@ -183,6 +186,8 @@ class InferSegmentAnything2(TaskWithMasks):
             intensity_range=intensity_range,
             progress=progress.searched,
         )
+        if may_join and not len(followed):
+            self._warn_once(NOTHING_FOUND)
         self.get_output(0).intensity_range = self._sequence.shown
         return [followed]  # also where a stop came meanwhile: the sequence has taken the frame
 
@@ -201,6 +206,10 @@ class InferSegmentAnything2(TaskWithMasks):
         use_cuda = parameters.cuda and cuda_is_available()
         if parameters.cuda and not use_cuda:
             self._warn_once("cuda: no CUDA device was found, the CPU computes instead.")
+        if parameters.config_file and not parameters.model_weight_file:
+            self._warn_once(
+                "config_file: it belongs to model_weight_file, which is empty; it is used with the weights of model_name."
+            )
         with blamed_on_config(parameters.config_file):
             self._segmenter = open_segmenter(
                 parameters.model_name,

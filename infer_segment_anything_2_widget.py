@@ -148,7 +148,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
             field.editor.when_edited(self._on_user_edit)
             if hasattr(field.editor, "when_entered"):
                 field.editor.when_entered(self.on_apply)
-        self.fields["live"].editor.toggled.connect(self._on_live)
+        self.fields["live"].editor.clicked.connect(self._on_live)  # not toggled: Reset to defaults alone sends nothing
         self.set_layout(qtconversion.PyQtToQt(self.layout))
         apply = self.content.window().findChild(qt.QPushButton, "CProcessBtn")
         frame = apply.parentWidget().layout()
@@ -249,7 +249,8 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
             new = declared.update(current, values)
             # Values that came in so are not refused: the labels may be meant for points that are set later.
             if any(getattr(new, n) != getattr(current, n) for n in ("input_point", "input_point_label", "input_box")):
-                faults["input_point_label"] = declared.label_fault(new)
+                fault = declared.label_fault(new)
+                faults[fault.partition(":")[0]] = fault
         weights = values["model_weight_file"].strip()
         if weights and not os.path.isfile(own_path(weights)):
             faults["model_weight_file"] = f"model_weight_file: there is no file {shown(weights)}."
@@ -273,6 +274,7 @@ class InferSegmentAnything2Widget(core.CWorkflowTaskWidget):
     def _on_user_edit(self, *_: Any) -> None:
         """What was said is over: a run that ends alike says it again."""
         self.parameters.news = News()
+        self.message.tell("")
         self._on_edit()
 
     def _show_checkpoint(self) -> None:
@@ -404,7 +406,7 @@ def _choices(labels: dict[str, str], kind: Any) -> tuple[Any, Any]:
     for name, button in zip(labels, buttons, strict=True):
         button.setObjectName(name)
         button.setCheckable(True)
-        button.setToolTip(tool_tip(f"{HELP[name]} {SIDES if name in TOOLS and name != 'tool_select' else ''}"))
+        button.setToolTip(tool_tip(HELP[name] if name == "tool_select" else f"{HELP[name]} {SIDES}"))
         group.addButton(button)
     return group, _grid(buttons)
 

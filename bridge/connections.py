@@ -51,10 +51,12 @@ class TaskWithDetections(dataprocess.CSemanticSegmentationTask):
         self.set_output(OverlaidImage(while_alive(self, TaskWithDetections._disconnect)), 0)
 
     def set_input(self, task_io: Any, index: int) -> None:
-        """Put something into an input by hand; Ikomia connects tasks another way (0.15.1, 0.16.1)."""
-        super().set_input(task_io, index)
+        """Put something into an input by hand, or take it out of input 2 by None; Ikomia connects tasks another way (0.15.1,
+        0.16.1)."""
         if index == 2:
             self._put_in = task_io
+            task_io = NoDetections() if task_io is None else task_io
+        super().set_input(task_io, index)
 
     @in_a_sentence
     def update_static_outputs(self) -> None:

@@ -34,6 +34,14 @@ NAMELESS = (*FRESH, "foreground", "1")
 BOXES = (core.GraphicsItem.RECTANGLE, core.GraphicsItem.ELLIPSE, core.GraphicsItem.POLYGON)
 
 
+#: What to tell where a stroke finds nothing. Studio gives a task the layer of a drawing when the task is connected or another
+#: image is chosen, and not when a first item is drawn on the image (read in its source).
+NOTHING_DRAWN = (
+    "Nothing is drawn for this task: the result is empty. If something is, click the graphics input of the task in Studio's "
+    "workflow and choose its layer. A run searches the whole image."
+)
+
+
 def drawn_category(name: str) -> str:
     """The category that says the name of what a user draws: `name` itself, or where this would say a side or nothing, such as
     "0", "object 0"; "Foreground" of an empty one."""

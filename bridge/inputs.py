@@ -32,6 +32,8 @@ from infer_segment_anything_2.segmentation.tiffs import refuse_bands_apart
 #: What an instance of this plugin's is labelled whose object has no name.
 OWN_LABEL = re.compile(r"mask \d+")
 
+NOTHING_FOUND = "The connected task found nothing to segment: the result is empty."
+
 WAY_BACK = "Empty input_box and input_point to use it."
 
 
@@ -109,7 +111,7 @@ def pointed_at(
         else:
             found = graphics_objects(graphics.get_items(), image_hw)
         if not found and not parameters.track:  # or the objects of earlier frames are still followed
-            warn("The connected task found nothing to segment: the result is empty.")
+            warn(NOTHING_FOUND)
         return found
     items = graphics.get_items() if graphics.is_data_available() else []
     return drawn_objects(items, parameters.input_point_label.value, image_hw, warn.each) or None

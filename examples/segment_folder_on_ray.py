@@ -422,7 +422,7 @@ def segment_folder(job: Job, workers: int = 0, num_gpus: float = 0, detections: 
             if row["error"]:
                 errors[row["name"]] = row["error"]
     shutil.rmtree(job.results / "attempts", ignore_errors=True)
-    replace(job.results / "failures.json", [json.dumps(errors, indent=1, sort_keys=True, ensure_ascii=False)])
+    replace(job.results / "failures.json", [json.dumps(errors, indent=1, sort_keys=True)])
     for name in errors:  # of an earlier run, with other boxes
         (job.results / "labels" / name).with_suffix(".txt").unlink(missing_ok=True)
     merge(job, [name for name in names if name not in errors], detections)
@@ -600,14 +600,16 @@ def options() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     load_plugin(PLUGIN)
+    from infer_segment_anything_2.segmentation.own_files import own_path
     from infer_segment_anything_2.segmentation.parameters import Parameters, as_text, update
 
     parser = options()
     args = parser.parse_args(arguments)
     given = {name: value for name, value in vars(args).items() if name in Parameters.model_fields and value is not None}
     for name in ("model_weight_file", "config_file"):
-        if os.path.isfile(given.get(name, "")):
-            given[name] = os.path.abspath(given[name])  # workers have another working directory
+        path = own_path(given.get(name, ""))
+        if os.path.isfile(path):
+            given[name] = os.path.abspath(path)  # workers have another working directory, and maybe another home
     prompts = [name for name in ("input_box", "input_point", "input_point_label") if given.get(name)]
     try:
         if args.boxes and prompts:

@@ -93,20 +93,11 @@ def typed_objects(
         labels = match_labels(labels, len(points))
         check_points(points, image_hw, [f"input_point: entry {i}" for i in range(1, len(points) + 1)])
         return assigned(points, labels, clipped_boxes(boxes, image_hw, box_names))
-    if len(boxes) not in (0, len(points)):
-        raise ValueError(
-            f"input_point: points of {len(points)} object(s) for {len(boxes)} box(es) of input_box; accepted is one list of "
-            "points for each box, or one list for all."
-        )
+    of_objects = match_nested_labels(points, labels, len(boxes))
     for k, of_object in enumerate(points, start=1):
-        if not len(of_object) and not len(boxes):
-            raise ValueError(
-                f"input_point: object {k} has no points; accepted is one point or more, or a box beside it."
-            )
         names = [f"input_point: object {k}, entry {i}" for i in range(1, len(of_object) + 1)]
         check_points(of_object, image_hw, names)
     boxes = clipped_boxes(boxes, image_hw, box_names)
-    of_objects = _match_nested_labels(labels, [len(p) for p in points])
     return [Object(of_object, of_objects[k], boxes[k] if len(boxes) else None) for k, of_object in enumerate(points)]
 
 
@@ -133,8 +124,29 @@ def match_labels(labels: Labels, count: int, name: str = "input_point_label") ->
     return labels
 
 
-def _match_nested_labels(labels: Labels, counts: list[int]) -> list[npt.NDArray[np.int32]]:
-    """The labels of each of several objects that have `counts` points."""
+def match_nested_labels(
+    points: Sequence[npt.NDArray[np.float32]], labels: Labels, boxes: int
+) -> list[npt.NDArray[np.int32]]:
+    """The labels of each object of several, as :func:`match_labels` gives them.
+
+    Args:
+        points: (P, 2) of each object.
+        labels: of each object, or for all.
+        boxes: how many there are, of which each belongs to one object; 0: none.
+
+    Raises:
+        ValueError: boxes or labels of another count than the objects or their points, or an object without points and box.
+    """
+    if boxes not in (0, len(points)):
+        raise ValueError(
+            f"input_point: points of {len(points)} object(s) for {boxes} box(es) of input_box; accepted is one list of "
+            "points for each box, or one list for all."
+        )
+    counts = [len(of_object) for of_object in points]
+    if not boxes and 0 in counts:
+        raise ValueError(
+            f"input_point: object {counts.index(0) + 1} has no points; accepted is one point or more, or a box beside it."
+        )
     if not isinstance(labels, list):
         if len(labels) > 1:
             raise ValueError(

@@ -31,7 +31,7 @@ from pydantic.fields import FieldInfo
 from . import prompt_text
 from .checkpoints import MODEL_NAMES
 from .messages import not_accepted, short
-from .objects import match_labels
+from .objects import match_labels, match_nested_labels
 from .search import check_areas
 
 MODEL, PROMPT, AUTOMATIC, ADVANCED, OUTPUT = "Model", "Prompt", "Automatic mode", "Advanced", "Output"
@@ -411,7 +411,7 @@ class Parameters(BaseModel):
             raise ValueError(
                 f"points_per_side: {short(self.points_per_side)} is not accepted with "
                 f"point_grids: {short(str(self.point_grids))}; "
-                "accepted is a number without point_grids, or None together with point_grids: set both at once."
+                "accepted is a number without point_grids, or None together with point_grids: set both in one call."
             )
         return self
 
@@ -494,15 +494,19 @@ def faults(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def label_fault(parameters: Parameters) -> str:
-    """What a run would say of labels that do not match the typed points; empty where they do, or where none are typed.
+    """What a run would say of typed points, labels and boxes that do not match; empty where they do, or where none are typed.
 
     No fault of the parameters themselves: the labels may be set first, or be those of drawn points.
     """
     points, labels = parameters.input_point.value, parameters.input_point_label.value
-    if isinstance(points, list) or (not len(points) and not len(parameters.input_box.value)):
+    boxes = parameters.input_box.value
+    if not len(points) and not len(boxes):
         return ""
     try:
-        match_labels(labels, len(points))
+        if isinstance(points, list):
+            match_nested_labels(points, labels, len(boxes))
+        else:
+            match_labels(labels, len(points))
     except ValueError as error:
         return str(error)
     return ""
@@ -526,7 +530,7 @@ def update(current: Parameters, values: Mapping[str, Any], shown_as: Mapping[str
     """
     merged = dict(current)
     for name, value in values.items():
-        if not (isinstance(merged.get(name), JsonText) and value == merged[name]):
+        if not (isinstance(merged.get(name), JsonText) and isinstance(value, str) and value == merged[name]):
             merged[name] = value
     try:
         return Parameters(**merged)

@@ -35,7 +35,7 @@ def check_areas(min_mask_area: int, max_mask_area: int) -> None:
     if 0 < max_mask_area < min_mask_area:
         raise ValueError(
             f"min_mask_area: {short(min_mask_area)} is not accepted with max_mask_area: {short(max_mask_area)}; accepted is a "
-            "smallest area up to the largest, or 0 for no limit: set both at once."
+            "smallest area up to the largest, or 0 for no limit: set both in one call."
         )
 
 

@@ -77,7 +77,8 @@ class _Remembered:
         found_range: the values that are black and white in its first frame, where none are given.
         last: the last frame; `is_first` where that was the first one, and its `masks`.
         boxes: (N, 4) xyxy, where each object was seen last; of one that never was, where it was pointed at.
-        detected: (N, 4) xyxy, the detection that belonged to each object in the last frame; zeros where none did.
+        detected: (N, 4) xyxy, the detection that belonged to each object last, moved on as its mask did since then; zeros
+            where there was none.
     """
 
     tracker: Tracker | None = None
@@ -221,27 +222,31 @@ class Sequence:
         tracker, before = known.tracker, known.masks
         assert tracker is not None
         assert before is not None
-        followed = segmenter.follow(
-            tracker, image, mask_threshold=threshold, input_size_percent=percent, progress=progress
-        )
-        masks = replace(followed, names=before.names, ids=before.ids, confidences=before.confidences, is_followed=True)
-        if not may_join:
-            return masks
-        boxes = masks.boxes_xyxy
-        hidden = masks.areas == 0
-        boxes[hidden] = known.boxes[hidden]
-        new, known.detected = _told_apart(request.objects, boxes, known.detected)
-        room = MAX_LABELS - len(tracker)
-        self._say_how_many(len(tracker) + len(new))
-        if not new or not room:
-            return masks
-        places, added = segmenter.begin(
-            tracker, image, new, at_most=room, mask_threshold=threshold, input_size_percent=percent
-        )
-        things = [new[k] for k in places]
+        with tracker.all_or_nothing():
+            followed = segmenter.follow(
+                tracker, image, mask_threshold=threshold, input_size_percent=percent, progress=progress
+            )
+            masks = replace(
+                followed, names=before.names, ids=before.ids, confidences=before.confidences, is_followed=True
+            )
+            if not may_join:
+                return masks
+            boxes = masks.boxes_xyxy
+            hidden = masks.areas == 0
+            boxes[hidden] = known.boxes[hidden]
+            new, detected = _told_apart(request.objects, boxes, known.boxes, known.detected)
+            room = MAX_LABELS - len(tracker)
+            self._say_how_many(len(tracker) + len(new))
+            things: list[Object] = []
+            if new and room:
+                places, added = segmenter.begin(
+                    tracker, image, new, at_most=room, mask_threshold=threshold, input_size_percent=percent
+                )
+                things = [new[k] for k in places]
+                masks = _with(masks, added, things)
         known.boxes = np.concatenate([known.boxes, _boxes_of(things)])
-        known.detected = np.concatenate([known.detected, _boxes_of(things)])
-        return _with(masks, added, things)
+        known.detected = np.concatenate([detected, _boxes_of(things)])
+        return masks
 
     def _say_how_many(self, count: int) -> None:
         if count > MAX_LABELS:
@@ -299,18 +304,24 @@ def _boxes_of(things: list[Object]) -> npt.NDArray[np.float32]:
 
 
 def _told_apart(
-    things: list[Object], boxes: npt.NDArray[np.float32], detected: npt.NDArray[np.float32]
+    things: list[Object],
+    boxes: npt.NDArray[np.float32],
+    before: npt.NDArray[np.float32],
+    detected: npt.NDArray[np.float32],
 ) -> tuple[list[Object], npt.NDArray[np.float32]]:
     """Which of the things that a detector found are new, and the detection (N, 4) that belongs to each followed object.
 
-    A followed object is known by its box, or by the detection that belonged to it in the frame before: a detector may mean the
-    person where the mask is the shirt. The box counts more.
+    A followed object is known by its box, or by the detection that belonged to it last: a detector may mean the person where
+    the mask is the shirt. The box counts more. Detectors miss a thing now and then: its detection moves on with its mask.
 
     Args:
         things: without a box none is new.
-        boxes, detected: (N, 4) xyxy, of the followed objects and of their detections in the frame before.
+        boxes, before: (N, 4) xyxy, of the followed objects in this frame and the last one.
+        detected: (N, 4) xyxy, their detections until the last one.
     """
-    belongs, new = np.zeros_like(boxes), []
+    way = (boxes[:, :2] + boxes[:, 2:] - before[:, :2] - before[:, 2:]) / 2
+    belongs, is_found = detected + np.tile(way, 2), np.zeros(len(boxes), bool)
+    new = []
     for thing in things:
         if thing.box is None:
             continue
@@ -318,8 +329,8 @@ def _told_apart(
         place = by_box if by_box is not None else _most_overlapped(thing.box, detected)
         if place is None:
             new.append(thing)
-        elif by_box is not None or not belongs[place].any():
-            belongs[place] = thing.box
+        elif by_box is not None or not is_found[place]:
+            belongs[place], is_found[place] = thing.box, True
     return new, belongs
 
 

@@ -14,6 +14,7 @@ long the video is (`frame_count`). Else a video counts as a long one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -86,6 +87,16 @@ class Tracker:
     def __len__(self) -> int:
         """How many objects are followed."""
         return sum(len(group) for group in self._groups)
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Leave the tracker as it was before, if what is done here fails: of one frame all objects, or none."""
+        frame, groups = self._frame, [replace(group, recent=list(group.recent)) for group in self._groups]
+        try:
+            yield
+        except BaseException:
+            self._frame, self._groups = frame, groups
+            raise
 
     @property
     def nbytes(self) -> int:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .catalogue import CATALOGUE
 from .checkpoints import CheckpointError, is_of_the_catalogue
 from .memory import as_memory_error
 from .messages import fault_of_file, shown
@@ -124,6 +125,10 @@ def read_weights(weights: Path) -> dict[str, Tensor]:
 def refused(weights: Path, why: str) -> CheckpointError:
     """The error for weights that cannot be used: what is wrong with them, and what to do about it."""
     if is_of_the_catalogue(weights):
+        if CATALOGUE[weights.stem].url is None:
+            return CheckpointError(
+                f"The checkpoint {shown(weights)} {why}. It comes with the plugin: install that again."
+            )
         return CheckpointError(f"The checkpoint {shown(weights)} {why}. Delete it: the next run downloads it again.")
     return CheckpointError(f"model_weight_file: {shown(weights)} {why}. Accepted: {_ACCEPTED}.")
 

@@ -95,9 +95,9 @@ TABLE = [
     # --- JSON
     ("brackets that do not close", {"input_point": "[60, 25"}, f"input_point: '[[]60, 25' is not valid JSON; {FORM['point']}."),
     ("no brackets", {"input_box": "1, 2, 3, 4"}, f"input_box: '1, 2, 3, 4' is not valid JSON; {FORM['box']}."),
-    ("numbers without commas", {"input_point": "[[60 25]]"}, f"input_point: '[[][[]60 25]]' is not valid JSON; {FORM['point']}, in an array or a tensor what its .tolist() gives."),
-    ("a tensor", {"input_box": "tensor([[10, 20, 30, 40]])"}, f"input_box: 'tensor([[][[]10, 20, 30, 40]])' is not valid JSON; {FORM['box']}, in an array or a tensor what its .tolist() gives."),
-    ("a tensor for a number", {"iou_thresh": "tensor(0.8000)"}, f"iou_thresh: 'tensor(0.8000)' is not accepted; {FRACTION}, in an array or a tensor what its .tolist() gives."),
+    ("numbers without commas", {"input_point": "[[60 25]]"}, f"input_point: '[[][[]60 25]]' is not valid JSON; {FORM['point']}; of an array or a tensor pass .tolist()."),
+    ("a tensor", {"input_box": "tensor([[10, 20, 30, 40]])"}, f"input_box: 'tensor([[][[]10, 20, 30, 40]])' is not valid JSON; {FORM['box']}; of an array or a tensor pass .tolist()."),
+    ("a tensor for a number", {"iou_thresh": "tensor(0.8000)"}, f"iou_thresh: 'tensor(0.8000)' is not accepted; {FRACTION}; of an array or a tensor pass .tolist()."),
     ("a range from white to black", {"intensity_range": "[255, 0]"}, "intensity_range: [[]255, 0] is not accepted; accepted is [[]low, high] with low below high, in the values of the image, or empty."),
     ("decimal commas", {"input_point": "[60,5, 25,5]"}, f"input_point: entry 1, [[]60, 5, 25, 5], does not hold 2 numbers; {FORM['point']}."),
     ("semicolons", {"input_box": "[1;2;3;4]"}, f"input_box: '[[]1;2;3;4]' is not valid JSON; {FORM['box']}."),
@@ -140,8 +140,8 @@ TABLE = [
     ("labels for boxes", {"input_point": "", "input_box": "[5, 5, 50, 50]", "input_point_label": "[1]"}, "input_point_label: 1 label(s) for 0 point(s); accepted is …"),
     ("labels for nothing", SEARCH | {"input_point_label": "[1]"}, "input_point_label: 1 label(s) for 0 point(s); accepted is …"),
     # --- grids and searches
-    ("no grid of either kind", {"points_per_side": "None"}, "points_per_side: None is not accepted with point_grids: ''; accepted is a number without point_grids, or None together with point_grids: set both at once."),
-    ("both kinds of grid", {"point_grids": "[[0.5, 0.5]]"}, "points_per_side: 32 is not accepted with point_grids: '[[][[]0.5, 0.5]]'; accepted is a number without point_grids, or None together with point_grids: set both at once."),
+    ("no grid of either kind", {"points_per_side": "None"}, "points_per_side: None is not accepted with point_grids: ''; accepted is a number without point_grids, or None together with point_grids: set both in one call."),
+    ("both kinds of grid", {"point_grids": "[[0.5, 0.5]]"}, "points_per_side: 32 is not accepted with point_grids: '[[][[]0.5, 0.5]]'; accepted is a number without point_grids, or None together with point_grids: set both in one call."),
     ("both kinds of grid, one of 4000 digits", {"points_per_side": "1" + "0" * 4000, "point_grids": "[[0.5, 0.5]]"}, "points_per_side: 1000…000 is not accepted with point_grids: '[[][[]0.5, 0.5]]'; accepted is …"),
     ("an empty list of grids", {"points_per_side": "None", "point_grids": "[]"}, "points_per_side: None is not accepted with point_grids: '[[]]'; accepted is …"),
     ("an empty grid", {"points_per_side": "None", "point_grids": "[[]]"}, f"point_grids: [[][[]]] is not a list of lists of points; {FORM['grid']}."),

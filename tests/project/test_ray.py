@@ -186,13 +186,14 @@ def test_images_whose_labels_would_be_one_file_are_refused_before_anything_is_se
     assert "images: the labels of 0.jpg and 0.png are both 0.txt; accepted is one of them." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("written", ["{}", "file://{}"])
 def test_weights_that_were_trained_on_meanwhile_are_not_mixed_with_those_before(
-    example, cluster, tmp_path, monkeypatch, capsys
+    example, cluster, tmp_path, monkeypatch, capsys, written
 ):
     photographs(tmp_path / "images", 1)
     weights = tmp_path / "best.pt"
     weights.write_bytes((ROOT / "models" / "sam2_hiera_nano.pt").read_bytes())
-    command = arguments(tmp_path / "images", tmp_path / "results", BOX | {"model_weight_file": str(weights)})
+    command = arguments(tmp_path / "images", tmp_path / "results", BOX | {"model_weight_file": written.format(weights)})
     in_this_process(example, monkeypatch)
     for _ in range(2):
         assert example.main(command) == 0
@@ -221,6 +222,16 @@ def test_an_image_that_fails_later_keeps_no_labels_of_an_earlier_run(example, cl
     assert example.main(command) == 1
     assert list(read(results / "failures.json")) == ["1.png"]
     assert {path.name for path in labels.glob("*.txt")} == {"0.txt"}
+
+
+def test_a_bad_image_whose_name_is_not_utf_8_is_among_the_failures(example, cluster, tmp_path, monkeypatch):
+    images, results, name = tmp_path / "images", tmp_path / "results", os.fsdecode(b"caf\xe9.png")
+    photographs(images, 1)
+    (images / name).write_text("no image")
+    in_this_process(example, monkeypatch)
+    assert example.main(arguments(images, results, BOX)) == 1
+    assert list(read(results / "failures.json")) == [name]
+    assert len(read(results / "masks.json")["images"]) == 1
 
 
 def test_a_folder_with_bad_images_is_segmented_and_only_what_is_missing_a_second_time(

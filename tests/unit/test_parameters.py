@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -208,7 +209,7 @@ def test_a_smallest_area_above_the_largest_is_refused_with_both_and_nothing_is_c
     before = update(defaults, {"min_mask_area": "100", "max_mask_area": "200"})
     expected = (
         "min_mask_area: 201 is not accepted with max_mask_area: 200; accepted is a smallest area up to the largest, or 0 for "
-        "no limit: set both at once."
+        "no limit: set both in one call."
     )
     with pytest.raises(ValueError) as refused:
         update(before, {"min_mask_area": "201"})
@@ -233,6 +234,11 @@ def test_point_grids_are_left_again_for_points_per_side(defaults):
 )
 def test_a_prompt_that_is_not_text_counts_as_its_text(defaults, name, value, text):
     assert getattr(update(defaults, {name: value}), name) == text
+
+
+def test_an_array_is_refused_as_its_text_is(defaults):
+    with pytest.raises(ValueError, match=r"^input_point: .*pass \.tolist\(\)"):
+        update(defaults, {"input_point": np.array([[1, 2], [3, 4]])})
 
 
 # --- parsed once

@@ -60,6 +60,12 @@ def test_weights_of_which_the_end_is_missing_are_refused(tmp_path, size):
     assert "is cut off or no checkpoint" in refusal(tmp_path / "cut.pt")
 
 
+def test_what_can_be_downloaded_again_is_to_be_deleted_and_what_came_with_the_plugin_is_not():
+    assert str(reading.refused(NANO, "is damaged")).endswith("It comes with the plugin: install that again.")
+    other = NANO.with_name("sam2_hiera_tiny.pt")
+    assert str(reading.refused(other, "is damaged")).endswith("Delete it: the next run downloads it again.")
+
+
 @pytest.mark.parametrize("size", [1, 1000, len(BYTES) // 2])
 def test_weights_of_which_the_beginning_is_missing_are_refused(tmp_path, size):
     (tmp_path / "late.pt").write_bytes(BYTES[size:])

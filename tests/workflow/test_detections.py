@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from tools.detector import install
 from tools.video import frames_of, write_video
 
+from infer_segment_anything_2.segmentation.catalogue import CATALOGUE
 from infer_segment_anything_2.segmentation.parameters import cuda_is_available
 
 POT, PLATE, CUP = (150, 20, 150, 180), (20, 20, 100, 100), (290, 340, 200, 150)  # x, y, width, height
@@ -491,6 +492,10 @@ def test_detections_that_are_put_in_by_hand_count_in_each_run_until_others_are(a
         for _ in range(2):
             workflow.run_on(array=astronaut)
             assert names_of(algo) == [label for label, _ in found]
+    algo.set_input(None, 2)
+    algo.set_parameters({"points_per_side": "4", "iou_thresh": "0.3", "stability_score_thresh": "0.5"})
+    workflow.run_on(array=astronaut)
+    assert names_of(algo)[0].startswith("mask 1 (")  # automatic mode
 
 
 @pytest.mark.qt
@@ -598,6 +603,28 @@ def test_each_frame_of_a_video_has_the_boxes_found_in_it(tmp_path):
 
 
 # --- tasks behind the plugin
+
+
+def test_a_config_that_is_left_from_weights_of_ones_own_is_warned_of(workflow, algo, astronaut, caplog):
+    algo.set_parameters({"config_file": CATALOGUE["sam2_hiera_nano"].config, "input_box": str(xyxy(CUP))})
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            workflow.run_on(array=astronaut)
+    assert caplog.text.count("config_file: it belongs to model_weight_file, which is empty") == 1
+
+
+def test_outputs_are_those_of_the_parameters_that_are_set_during_a_run(workflow, algo, astronaut, monkeypatch):
+    masks_of = type(algo)._masks_of
+
+    def set_meanwhile(*args):
+        algo.set_parameters({"instance_output": "True"})
+        return masks_of(*args)
+
+    algo.set_parameters({"model_name": "sam2_hiera_nano", "input_box": str(xyxy(CUP))})
+    monkeypatch.setattr(type(algo), "_masks_of", set_meanwhile)
+    workflow.run_on(array=astronaut)
+    assert algo.get_output_count() == 3
+    assert labels_of(algo).any()
 
 
 def test_outputs_follow_from_the_parameters_before_any_run(algo):

@@ -25,6 +25,8 @@ from tools.video import darkened, frames_of, moving_window, that_loses_what_is_d
 
 from infer_segment_anything_2.segmentation.export import save_coco
 from infer_segment_anything_2.segmentation.images import shown_range
+from infer_segment_anything_2.segmentation.objects import Object
+from infer_segment_anything_2.segmentation.sequence import _told_apart
 
 FRAMES = 5
 BOX = "[70, 20, 190, 130]"
@@ -114,6 +116,24 @@ def test_values_that_are_set_during_a_frame_count_from_the_next_one_on(seeing, m
         seen.on(frame)
     seen.on(frame)
     assert [masks.is_followed for masks in seen.masks] == [True, False]
+
+
+def test_a_frame_of_before_track_was_switched_on_again_counts_for_nothing(seeing, monkeypatch):
+    """Also of a run that began before it was switched off, and still had to load its model."""
+    from infer_segment_anything_2 import infer_segment_anything_2_process as process
+
+    frames, seen = moving_window(2), Seen(seeing, {"input_box": BOX})
+    make_request = process.make_request
+
+    def switch_off(*args):
+        seen.algo.set_parameters({"track": "False"})
+        return make_request(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "make_request", switch_off)
+        seen.on(frames[0])
+    seen.algo.set_parameters({"track": "True"})
+    assert seen.on(frames[1]).rles[1:] == Seen(seeing, {"input_box": BOX}).on(frames[1]).rles
 
 
 @pytest.mark.parametrize("way", ["off", "start_video"])
@@ -301,6 +321,7 @@ def test_detections_begin_new_objects_and_find_those_that_are_followed(losing, c
         [],
         [],
     ]
+    caplog.clear()
     seen.on(np.zeros_like(frame), *others)
     assert seen.names == [[], ["pot"], ["pot", "cup"], ["pot", "cup"], ["pot", "cup"]]
     assert seen.ids == [[], [7], [7, 0], [7, 0], [7, 0]]  # the detector's own, where it is free
@@ -318,11 +339,57 @@ def test_the_same_detection_in_every_frame_is_one_object(seeing, losing, is_seen
     assert bool(seen.masks[0].areas[0]) == is_seen
 
 
-def test_a_detector_that_never_finds_anything_costs_no_encoding(seeing):
+def test_a_thing_that_its_detector_misses_now_and_then_is_one_object(seeing):
+    """Where the mask has another box than the detection: the last detection counts, moved on as the mask has."""
+    frame, found = moving_window(1)[0], [("pot", (20, 150, 60, 20), 7)]
+    seen = Seen(seeing, before=(Detector(found, [], found, [], [], found),)).on(*[frame] * 6)
+    assert seen.names == [["pot"]] * 6
+
+
+def test_a_missed_detection_moves_on_with_the_mask():
+    def square(x: float, side: float = 10) -> np.ndarray:
+        return np.float32([[x, 0, x + side, side]])
+
+    found = square(0, 30)
+    for x in (10, 20):
+        new, found = _told_apart([], square(x), square(x - 10), found)
+        assert not new
+        np.testing.assert_array_equal(found, square(x, 30))
+    new, found = _told_apart([Object(box=square(20, 30)[0])], square(20), square(20), found)
+    assert not new
+
+
+def test_a_frame_in_which_an_object_cannot_join_can_be_tried_again(seeing, monkeypatch):
+    """As where memory runs out, or Ctrl-C comes, when one object is followed already and another one begins."""
+    from infer_segment_anything_2.segmentation.segmenter import Segmenter
+
+    frames, (first, second) = moving_window(3), [("pot", (70, 20, 120, 110), 7), ("cup", (280, 0, 40, 40), 8)]
+    expected = Seen(seeing, before=(Detector([first], [second], []),)).on(*frames)
+    seen = Seen(seeing, before=(Detector([first], [second], [second], []),)).on(frames[0])
+    followed, calls = Segmenter._followed, []
+
+    def fail(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise MemoryError
+        return followed(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "_followed", fail)
+        with pytest.raises(RuntimeError, match="memory"):
+            seen.on(frames[1])
+    seen.on(*frames[1:])
+    assert seen.names == expected.names == [["pot"], ["pot", "cup"], ["pot", "cup"]]
+    assert seen.rles == expected.rles
+
+
+def test_a_detector_that_never_finds_anything_costs_no_encoding_and_is_told_of_once(seeing, caplog):
     first, *others = moving_window(3)
-    seen = Seen(seeing, before=(Detector([], [], []),)).on(first)
-    before = seen.algo._segmenter.predictor.encoded
-    seen.on(*others)
+    with caplog.at_level(logging.WARNING):
+        seen = Seen(seeing, before=(Detector([], [], []),)).on(first)
+        before = seen.algo._segmenter.predictor.encoded
+        seen.on(*others)
+    assert caplog.text.count("The connected task found nothing to segment: the result is empty.") == 1
     assert [len(masks) for masks in seen.masks] == [0] * 3
     assert seen.algo._segmenter.predictor.encoded == before
 

@@ -574,6 +574,28 @@ def test_labels_that_do_not_match_the_typed_points_are_refused(driver):
     assert driver.apply()["input_point_label"] == "0"
 
 
+@pytest.mark.parametrize(
+    ("points", "labels", "boxes", "name", "told"),
+    [
+        (
+            "[[[1, 2]], [[3, 4]]]",
+            "[[1]]",
+            "",
+            "input_point_label",
+            "Point labels: labels of 1 object(s) for points of 2",
+        ),
+        ("[[[1, 2]], [[3, 4]]]", "[1, 0]", "", "input_point_label", "Point labels: 2 labels for points of 2 object(s)"),
+        ("[[[1, 2]], [[3, 4]]]", "", "[1, 2, 3, 4]", "input_point", "Points: points of 2 object(s) for 1 box(es)"),
+        ("[[[1, 2]], []]", "", "", "input_point", "Points: object 2 has no points"),
+    ],
+)
+def test_so_are_those_of_several_objects(driver, points, labels, boxes, name, told):
+    for field, text in (("input_point", points), ("input_point_label", labels), ("input_box", boxes)):
+        driver.type(field, text)
+    assert driver.text(f"note_{name}").startswith(told)
+    assert driver.apply() is None
+
+
 def test_labels_alone_are_for_drawn_points(driver):
     driver.type("input_point_label", "[1, 0, 1]")
     assert driver.apply()["input_point_label"] == "[1, 0, 1]"
@@ -586,6 +608,8 @@ def test_of_several_faults_the_first_is_told_and_the_others_counted(driver):
     assert driver.text("message").startswith("Not applied. Predicted IoU, at least: '2' is not accepted")
     assert driver.text("message").endswith("And 1 more.")
     assert driver.text("note_crop_n_layers")
+    driver.type("iou_thresh", "0.2")
+    assert driver.text("message") == ""  # what it said is mended; the other fault stands under its field
 
 
 # --- drawing
@@ -698,7 +722,7 @@ def test_a_typed_name_is_the_category_until_it_is_cleared(driver):
 def test_tool_tips_say_what_a_tool_does_and_its_category(driver, name):
     tip = driver.find(name).toolTip()
     assert module.HELP[name] in tip
-    assert "Category: " in tip or name == "tool_select"
+    assert "the category Background, or" in tip or name == "tool_select"
 
 
 CLICKS = {
@@ -795,9 +819,17 @@ def test_reset_shows_the_defaults_and_apply_sends_them(open_panel):
     assert driver.apply() == to_text(Parameters())
 
 
+def test_reset_alone_does_not_switch_live_drawing_on(open_panel):
+    driver = open_panel(param_with(live=False))
+    driver.click("reset")
+    assert not driver.panel.parameters.values.live
+    driver.apply()
+    assert driver.panel.parameters.values.live
+
+
 def test_candidates_say_what_they_mean_and_wait_for_three_masks(driver):
     assert not driver.find("mask_id").isEnabled()
-    assert driver.text("note_mask_id") == "Of three masks: switch them on first."
+    assert driver.text("note_mask_id") == "Switch on Three masks first."
     driver.click("multimask_output")
     told = []
     for key in (None, Key.Key_Down, Key.Key_Down):
