@@ -15,8 +15,15 @@ VENV   := $(WORK)/venv
 QT5    := $(WORK)/qt5
 QT6    := $(WORK)/qt6
 READERS := $(WORK)/readers
-# Its name says what is installed there: what is asked for now, or something else.
+OF_QT6 := PyQt6==6.2.3 PyQt6-Qt6==6.2.4 PyQt6-sip
+OF_QT5 := ikomia==0.15.1 PyQt5==5.15.11 PyQt5-Qt5 PyQt5-sip
+OF_READERS := supervision==0.31.2 ultralytics==8.4.190 opencv-python-headless defusedxml pydeprecate
+# Names say what is installed there: what is asked for now, or something else.
 READY  := $(VENV)/ready-$(shell (echo $(PYTHON); cat build-requirements.txt requirements.txt tests/requirements.txt) | cksum | cut -d' ' -f1)
+named  = $(1)/ready-$(shell echo $(2) | cksum | cut -d' ' -f1)
+QT5_READY := $(call named,$(QT5),$(OF_QT5))
+QT6_READY := $(call named,$(QT6),$(OF_QT6))
+READERS_READY := $(call named,$(READERS),$(OF_READERS))
 HUB    := $(WORK)/hub
 OUT    := $(WORK)/demo
 PACKAGE := $(WORK)/infer_segment_anything_2.zip
@@ -54,7 +61,7 @@ help:
 	@echo "make clean      remove what the other commands installed and wrote: $(WORK)"
 
 # All that `make test` needs.
-setup: $(READY) $(QT5)/ready $(QT6)/ready
+setup: $(READY) $(QT5_READY) $(QT6_READY)
 
 # Without build isolation, as Ikomia's hub installs a plugin: with it, pip would download a second torch to build sam2.
 $(READY):
@@ -70,11 +77,11 @@ $(READY):
 # The two generations of Qt that Studio has been built on. What is not here (torch, sam2, pytest, …) comes from $(VENV); no PyQt is
 # installed there, so that its tests show that the API needs none. 6.2.3 is the newest PyQt6 that imports beside the Qt 6.2
 # which ikomia 0.16.1 bundles.
-$(QT6)/ready: PACKAGES := PyQt6==6.2.3 PyQt6-Qt6==6.2.4 PyQt6-sip
-$(QT5)/ready: PACKAGES := ikomia==0.15.1 PyQt5==5.15.11 PyQt5-Qt5 PyQt5-sip
+$(QT6_READY): PACKAGES := $(OF_QT6)
+$(QT5_READY): PACKAGES := $(OF_QT5)
 # What reads exports. Without their dependencies, which $(VENV) has, and with an OpenCV that must not lie beside Ikomia's.
-$(READERS)/ready: PACKAGES := supervision==0.31.2 ultralytics==8.4.190 opencv-python-headless defusedxml pydeprecate
-$(QT5)/ready $(QT6)/ready $(READERS)/ready: $(READY) Makefile
+$(READERS_READY): PACKAGES := $(OF_READERS)
+$(QT5_READY) $(QT6_READY) $(READERS_READY): $(READY)
 	@rm -rf $(@D)
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(PACKAGES)
@@ -89,7 +96,7 @@ demo: $(READY)
 # Several processes with one thread each: in half the time of one process with several. Linting and pip, where there is something
 # to install, run beside one another.
 test: $(READY)
-	@$(MAKE) --no-print-directory -j3 lint $(QT5)/ready $(QT6)/ready
+	@$(MAKE) --no-print-directory -j3 lint $(QT5_READY) $(QT6_READY)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not slow" -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	@echo "The panel with ikomia 0.16.1 and PyQt6, and beside it the panel and what draws prompts with ikomia 0.15.1 and PyQt5:"
 	@OMP_NUM_THREADS=1 $(QT5)/bin/python -m pytest -m qt tests/workflow > $(WORK)/qt5.log 2>&1 & beside=$$!; \
@@ -102,7 +109,7 @@ test-slow: $(READY)
 
 # New environments with ikomia and torch alone, the latter by links to the one of $(VENV). Ikomia installs the rest, and pip builds
 # sam2 there: without a cache, which has it built already.
-test-install: $(READY) $(READERS)/ready
+test-install: $(READY) $(READERS_READY)
 	@YOLO_CONFIG_DIR=$(READERS) $(READERS)/bin/python tests/install/read_exports.py
 	@rm -rf $(HUB)
 	@$(VENV)/bin/python tests/install/torch_only.py $(HUB)/torch

@@ -63,9 +63,9 @@ class InferSegmentAnything2(TaskWithMasks):
         """What follows from the parameters before any run."""
         parameters = self._parameters()
         declare(self, parameters)
-        if parameters.track != self._follows:  # switched on: a run that began before may have left a frame
-            self._follows = parameters.track
+        if not (parameters.track and self._follows):  # or a run that began before may have left a frame
             self._sequence.start()
+        self._follows = parameters.track
 
     def set_parameters(self, params: dict[str, str]) -> None:
         """Take new values, as text; RuntimeError for a value or a name that is not accepted, and then nothing is changed."""

@@ -31,6 +31,7 @@ NARROWEST = 320
 ROW_SPACING, GROUP_SPACING = 8, 12
 
 SIDES = "With Studio's own tools: the category Background, or with Foreground the name of the object."
+NAMES = "With Studio's own tools: the category Foreground, or the name of the object."
 HELP = {
     "tool_point": "Click on the object. Points on the Background side say what does not belong to it.",
     "tool_box": "Drag a box around an object. Each box gives a mask of its own.",
@@ -406,7 +407,8 @@ def _choices(labels: dict[str, str], kind: Any) -> tuple[Any, Any]:
     for name, button in zip(labels, buttons, strict=True):
         button.setObjectName(name)
         button.setCheckable(True)
-        button.setToolTip(tool_tip(HELP[name] if name == "tool_select" else f"{HELP[name]} {SIDES}"))
+        category = {"tool_select": "", "tool_box": NAMES}.get(name, SIDES)
+        button.setToolTip(tool_tip(f"{HELP[name]} {category}".strip()))
         group.addButton(button)
     return group, _grid(buttons)
 

@@ -37,7 +37,7 @@ BOXES = (core.GraphicsItem.RECTANGLE, core.GraphicsItem.ELLIPSE, core.GraphicsIt
 #: What to tell where a stroke finds nothing. Studio gives a task the layer of a drawing when the task is connected or another
 #: image is chosen, and not when a first item is drawn on the image (read in its source).
 NOTHING_DRAWN = (
-    "Nothing is drawn for this task: the result is empty. If something is, click the graphics input of the task in Studio's "
+    "Nothing is drawn for this task: the result is empty. If something is, click the drawing input of the task in Studio's "
     "workflow and choose its layer. A run searches the whole image."
 )
 
@@ -143,7 +143,7 @@ def _prompts_among(items: Sequence[Any], image_hw: tuple[int, int], warn: Callab
             check_points(vertices, image_hw, [name] * len(vertices))
             drawn.append(Drawn(place, category, points=points_of(item, vertices)))
         elif kind in BOXES and category.lower() in BACKGROUND:
-            others.add("a box on the background, for which points and lines count")
+            others.add("a box on the background, which takes points and lines only")
         elif kind in BOXES and min(item.get_bounding_rect()[2:]) <= 0:  # a click with the tool for boxes
             others.add("a box without width or height")
         elif kind in BOXES:

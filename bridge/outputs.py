@@ -95,14 +95,16 @@ def publish(
 ) -> None:
     """Fill the outputs of `task` with one label image for each candidate, and with instances; none of an earlier run stays."""
     declare(task, parameters)
-    for k in range(1, task.get_output_count()):
-        task.get_output(k).clear_data()
+    # Held: others may set parameters meanwhile, with which some of them go.
+    outputs = [task.get_output(k) for k in range(1, task.get_output_count())]
+    for output in outputs:
+        output.clear_data()
     # In automatic mode there is one candidate: the other label images are empty.
     none = candidates[0].take([])
     for k in range(candidates_of(parameters)):
-        _fill_labels(task.get_output(k + 1), candidates[k] if k < len(candidates) else none, warn)
+        _fill_labels(outputs[k], candidates[k] if k < len(candidates) else none, warn)
     if parameters.instance_output:
-        _fill_instances(task.get_output(task.get_output_count() - 1), task.name, candidates)
+        _fill_instances(outputs[-1], task.name, candidates)
 
 
 def _fill_labels(output: dataprocess.CSemanticSegmentationIO, masks: Masks, warn: Callable[[str], None]) -> None:

@@ -126,7 +126,7 @@ def to_coco(
 def _of_some_masks(masks: Masks, k: int) -> dict[str, Any]:
     """What is in the annotation of mask `k` beside what all have."""
     found: dict[str, Any] = {}
-    # A mask without a logit near its cutoff has no stability: NaN, which JSON has not.
+    # NaN, which JSON has not, of a mask without a logit above its cutoff or a little below: nothing divided by nothing.
     if len(masks.stability_scores) and np.isfinite(masks.stability_scores[k]):
         found["stability_score"] = float(masks.stability_scores[k])
     if masks.is_followed:

@@ -90,12 +90,14 @@ def shown_range(image: npt.NDArray) -> Range | None:
 
 def has_low_contrast(image: npt.NDArray, rgb8: npt.NDArray[np.uint8]) -> bool:
     """Whether :func:`to_rgb8` has shown an image of floats in a few grey values, as it does where they only seem to be those of
-    8 bits: reflectances that reach a little above 1, metres, degrees Celsius. What has black and white in it is seen well."""
+    8 bits: reflectances that reach a little above 1, metres, degrees Celsius. A cut-out on one colour is none of these."""
     if image.dtype.kind != "f":
         return False
     step = math.isqrt(rgb8.size // _SAMPLES) + 1
     low, high = np.percentile(rgb8[::step, ::step], [_CUT, 100 - _CUT])
-    return bool(high - low < _FEW_GREY_VALUES and 0 < int(rgb8.max()) - int(rgb8.min()) < 255)
+    spread = int(rgb8.max()) - int(rgb8.min())
+    is_cut_out = low == high and spread == 255
+    return bool(high - low < _FEW_GREY_VALUES) and spread > 0 and not is_cut_out
 
 
 def channels_of(image: npt.NDArray) -> npt.NDArray:

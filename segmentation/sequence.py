@@ -311,8 +311,8 @@ def _told_apart(
 ) -> tuple[list[Object], npt.NDArray[np.float32]]:
     """Which of the things that a detector found are new, and the detection (N, 4) that belongs to each followed object.
 
-    A followed object is known by its box, or by the detection that belonged to it last: a detector may mean the person where
-    the mask is the shirt. The box counts more. Detectors miss a thing now and then: its detection moves on with its mask.
+    A followed object is known by its box, or by the detection that belonged to it last, there or moved on as its mask has been
+    since: a detector may mean the person where the mask is the shirt. The box counts more.
 
     Args:
         things: without a box none is new.
@@ -320,13 +320,13 @@ def _told_apart(
         detected: (N, 4) xyxy, their detections until the last one.
     """
     way = (boxes[:, :2] + boxes[:, 2:] - before[:, :2] - before[:, 2:]) / 2
-    belongs, is_found = detected + np.tile(way, 2), np.zeros(len(boxes), bool)
-    new = []
+    moved = detected + np.tile(way, 2)
+    belongs, is_found, new = moved.copy(), np.zeros(len(boxes), bool), []
     for thing in things:
         if thing.box is None:
             continue
         by_box = _most_overlapped(thing.box, boxes)
-        place = by_box if by_box is not None else _most_overlapped(thing.box, detected)
+        place = by_box if by_box is not None else _most_overlapped(thing.box, moved, detected)
         if place is None:
             new.append(thing)
         elif by_box is not None or not is_found[place]:
@@ -334,9 +334,12 @@ def _told_apart(
     return new, belongs
 
 
-def _most_overlapped(box: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32]) -> int | None:
-    """Which of boxes (N, 4) xyxy a box (4,) overlaps enough to be the same, the one with the highest IoU."""
-    ious = _box_ious(box, boxes)
+def _most_overlapped(box: npt.NDArray[np.float32], *boxes: npt.NDArray[np.float32]) -> int | None:
+    """Which of boxes (N, 4) xyxy a box (4,) overlaps enough to be the same, the one with the highest IoU.
+
+    Of several arrays of boxes each has one for every object.
+    """
+    ious = np.max([_box_ious(box, of_objects) for of_objects in boxes], axis=0)
     return int(ious.argmax()) if len(ious) and ious.max() >= SAME_OBJECT_IOU else None
 
 

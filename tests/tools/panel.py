@@ -1,8 +1,8 @@
 """Pictures of the Studio panel, drawn offscreen by the Qt generation it runs under.
 
 `python tests/tools/panel.py OUT_DIR` writes panel_light.png and panel_dark.png, the whole height of the panel. images/
-studio_panel.png is the light one of Qt 6 with --width 360 --height 760, as Studio shows it. Text needs a font on the machine,
-such as Debian's fonts-dejavu-core.
+studio_panel.png is the light one of Qt 6 with --width 360 --height 760 --model sam2_hiera_nano, as Studio shows it. Text needs
+a font on the machine, such as Debian's fonts-dejavu-core.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("out_dir", type=Path)
     parser.add_argument("--width", type=int, default=380)
     parser.add_argument("--height", type=int, help="default: as high as the panel's content")
+    parser.add_argument("--model", default="sam2_hiera_small", help="model_name (default: %(default)s)")
     parser.add_argument("--font-scale", type=float, default=1.0)
     parser.add_argument("--open", action="store_true", help="with all that is folded")
     parser.add_argument("--faulty", action="store_true", help="with fields that are refused")
@@ -67,9 +68,12 @@ def main() -> None:
 
 def picture_of_panel(app, arguments):
     """A pixmap of a fresh panel."""
+    from infer_segment_anything_2.bridge.wire import InferSegmentAnything2Param
     from infer_segment_anything_2.infer_segment_anything_2_widget import InferSegmentAnything2Widget
 
-    panel = InferSegmentAnything2Widget(None, None)
+    parameters = InferSegmentAnything2Param()
+    parameters.values = parameters.values.model_copy(update={"model_name": arguments.model})
+    panel = InferSegmentAnything2Widget(parameters, None)
     window = panel.layout.parentWidget().window()
     fields = panel.fields
     if arguments.faulty:

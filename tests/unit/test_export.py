@@ -59,7 +59,7 @@ def test_pycocotools_reads_masks_boxes_and_scores(tmp_path):
 
 
 def test_a_mask_without_a_stability_is_written_without_it(tmp_path):
-    """As where no logit of a mask is above its cutoff: sam2 divides nothing by nothing, and keeps the mask."""
+    """As where no logit of a mask comes near its cutoff: sam2 divides nothing by nothing, and keeps the mask."""
     masks = squares(2, stability=True)
     masks.stability_scores[0] = np.nan
     save_coco(tmp_path / "masks.json", {"a.jpg": masks})

@@ -12,11 +12,12 @@ import os
 import sys
 import warnings
 
+import ikomia  # noqa: F401 - brings the cv2 that sam2's remove_small_regions imports
 import numpy as np
 import oracle
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -206,6 +207,7 @@ def test_without_opencv_small_regions_are_refused_before_the_search_with_the_way
         nano.generate(astronaut, AutomaticSettings(points_per_side=1, min_mask_region_area=9), progress=pytest.fail)
 
 
+@settings(deadline=None)
 @given(
     mask=arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))),
     box=st.tuples(*[st.integers(0, 39)] * 4),

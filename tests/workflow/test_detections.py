@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from tools.detector import install
 from tools.video import frames_of, write_video
 
+from infer_segment_anything_2.bridge import outputs
 from infer_segment_anything_2.segmentation.catalogue import CATALOGUE
 from infer_segment_anything_2.segmentation.parameters import cuda_is_available
 
@@ -624,6 +625,21 @@ def test_outputs_are_those_of_the_parameters_that_are_set_during_a_run(workflow,
     monkeypatch.setattr(type(algo), "_masks_of", set_meanwhile)
     workflow.run_on(array=astronaut)
     assert algo.get_output_count() == 3
+    assert labels_of(algo).any()
+
+
+@pytest.mark.parametrize("name", ["instance_output", "multimask_output"])
+def test_outputs_that_go_while_they_are_filled_end_no_run(workflow, algo, astronaut, monkeypatch, name):
+    fill = outputs._fill_labels
+
+    def set_meanwhile(*args):
+        algo.set_parameters({name: "False"})
+        return fill(*args)
+
+    algo.set_parameters({"model_name": "sam2_hiera_nano", "input_box": str(xyxy(CUP)), name: "True"})
+    monkeypatch.setattr(outputs, "_fill_labels", set_meanwhile)
+    workflow.run_on(array=astronaut)
+    assert algo.get_output_count() == 2
     assert labels_of(algo).any()
 
 

@@ -284,7 +284,7 @@ def test_a_box_of_the_background_is_ignored_with_one_warning(caplog):
     with caplog.at_level(logging.WARNING):
         assert told(drawn_objects(items, NONE, HW)) == [("cat", [(5, 5, 1)], None)]
     assert [r.getMessage() for r in caplog.records] == [
-        "Drawn, and not used: a box on the background, for which points and lines count. Draw points, boxes or lines."
+        "Drawn, and not used: a box on the background, which takes points and lines only. Draw points, boxes or lines."
     ]
 
 

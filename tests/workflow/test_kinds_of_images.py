@@ -11,6 +11,8 @@ from conftest import NAME
 from PIL import Image
 from skimage import data
 
+from infer_segment_anything_2.segmentation.images import has_low_contrast, to_rgb8
+
 BOX = "[20, 10, 90, 110]"
 
 
@@ -109,6 +111,9 @@ def test_floats_shown_in_few_grey_values_are_warned_of_once(workflow, algo, capl
     usual = photograph().astype(np.float32) / 255
     few = low + usual * (high - low)
     few[:3] = high
+    with_bad_pixels = few.copy()  # a dead and a hot one are no contrast
+    with_bad_pixels[9, 9:11] = [[0] * 3, [300] * 3]
+    assert has_low_contrast(with_bad_pixels, to_rgb8(with_bad_pixels))
     algo.set_parameters({"input_box": BOX, "track": track})
     for image, intensity_range, warned in (
         (photograph().astype(np.float32), "", 0),
@@ -117,6 +122,7 @@ def test_floats_shown_in_few_grey_values_are_warned_of_once(workflow, algo, capl
         (few, f"[{low}, {high}]", 0),
         (few, "", 1),
         (few[::-1], "", 1),
+        (with_bad_pixels, "", 1),
     ):
         algo.set_parameters({"intensity_range": intensity_range})
         if track == "True":

@@ -156,7 +156,7 @@ def test_of_a_box_of_the_background_a_stroke_says_that_it_is_no_prompt(live):
     draw(live, box(150, 20, 150, 180, "Background"))
     assert not labels_of(live).any()
     assert live.get_param_object().news.text == (
-        "Drawn, and not used: a box on the background, for which points and lines count. Draw points, boxes or lines."
+        "Drawn, and not used: a box on the background, which takes points and lines only. Draw points, boxes or lines."
     )
 
 
@@ -164,7 +164,7 @@ def test_without_any_drawing_a_stroke_never_searches_the_image(live, monkeypatch
     monkeypatch.setattr(type(live._segmenter), "generate", lambda *_, **__: pytest.fail("automatic mode"))
     live.graphics_changed()  # of an input that has no layer of drawings yet
     assert not labels_of(live).any()
-    assert "If something is, click the graphics input of the task" in live.get_param_object().news.text
+    assert "If something is, click the drawing input of the task" in live.get_param_object().news.text
 
 
 def test_what_is_typed_wins_over_strokes_and_the_panel_hears_of_it(live, astronaut, monkeypatch):

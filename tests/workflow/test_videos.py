@@ -355,8 +355,12 @@ def test_a_missed_detection_moves_on_with_the_mask():
         new, found = _told_apart([], square(x), square(x - 10), found)
         assert not new
         np.testing.assert_array_equal(found, square(x, 30))
-    new, found = _told_apart([Object(box=square(20, 30)[0])], square(20), square(20), found)
-    assert not new
+    new, _ = _told_apart([Object(box=square(100, 30)[0])], square(100), square(20), found)
+    assert not new  # it was hidden, say
+    new, _ = _told_apart([Object(box=square(20, 30)[0])], square(100), square(20), found)
+    assert not new  # the mask jumped from one part to another
+    new, _ = _told_apart([Object(box=square(200, 30)[0])], square(100), square(20), found)
+    assert len(new) == 1
 
 
 def test_a_frame_in_which_an_object_cannot_join_can_be_tried_again(seeing, monkeypatch):
