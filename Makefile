@@ -90,8 +90,8 @@ $(QT5_READY) $(QT6_READY) $(READERS_READY): $(READY)
 	@touch $@
 
 demo: $(READY)
-	@TORCH_HOME="$(TORCH_CACHE)" HOME=$(WORK)/home $(VENV)/bin/python tests/tools/demo.py --out "$(OUT)" --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)") \
-		$(if $(TRACK),--track "$(TRACK)") $(if $(POINT),--point "$(POINT)") $(if $(BOX),--box "$(BOX)")
+	@TORCH_HOME="$(TORCH_CACHE)" HOME=$(WORK)/home $(VENV)/bin/python tests/tools/demo.py --out "$(OUT)" --model "$(MODEL)" $(if $(IMAGE),--image="$(IMAGE)") \
+		$(if $(TRACK),--track="$(TRACK)") $(if $(POINT),--point="$(POINT)") $(if $(BOX),--box="$(BOX)")
 
 # Several processes with one thread each: in half the time of one process with several. Linting and pip, where there is something
 # to install, run beside one another.

@@ -182,8 +182,10 @@ def test_the_demo_leaves_the_checkout_as_it_was_and_writes_nowhere_else(scene_ru
 def own_run(tmp_path_factory, checkout):
     """The demo on a picture of one's own, in which a detector finds nothing: the folder of its results and its process."""
     folder = tmp_path_factory.mktemp("own")
-    photo, out = folder / "holiday photo.jpg", folder / "out"
-    Image.fromarray(np.full((300, 512, 3), 90, np.uint8)).save(photo)
+    photo, out = folder / "holiday photo.tif", folder / "out"
+    lines = np.full((300, 512), 900, np.uint16)
+    lines[100:102] = 5000
+    Image.fromarray(lines).save(photo)
     out.mkdir()
     (out / "before.png").write_text("of an earlier demo")
     (out / "mine.png").write_text("of the user")
@@ -202,6 +204,8 @@ def test_a_picture_of_ones_own_is_segmented(own_run):
     summary = json.loads((out / "summary.json").read_text())
     assert [run["name"] for run in summary["runs"]] == [f"holiday_photo_{kind}" for kind in RUNS]
     assert read(out / "holiday_photo_point_mask_2_overlay.png").shape == (300, 512, 3)
+    first = read(out / "overview.png")[40:150, 30:300].astype(int)  # the picture as the model saw it, and not all white
+    assert first.min() < 90 < 150 < first.max()
     assert summary["runs"][1]["parameters"]["input_point"] == "[[250.0, 140.0]]"
     assert summary["runs"][2]["parameters"]["input_box"] == "[[20.0, 30.0, 200.0, 180.5]]"
     assert summary["runs"][2]["parameters"]["input_point"] == ""
@@ -254,12 +258,45 @@ def test_what_an_earlier_demo_wrote_can_be_the_input_unless_it_would_be_written_
     old.touch()
     (tmp_path / "summary.json").write_text(json.dumps({"runs": [{"files": [clip.name, old.name, followed.name]}]}))
     given = argparse.Namespace(image=None, track=followed, point=None, box=None, no_photo=False)
-    with pytest.raises(demo.DemoError, match=r"clip_followed\.mp4 is where the demo writes its own video"):
-        demo.samples_of(given, tmp_path)
-    assert old.exists()
+    with pytest.raises(demo.DemoError, match=r"clip_followed\.mp4 is what the demo itself writes"):
+        demo.own_pictures(given, tmp_path)
     given.track = clip
-    assert demo.samples_of(given, tmp_path)[1].path == clip
+    own = demo.own_pictures(given, tmp_path)
+    assert old.exists()
+    assert demo.samples_of(given, tmp_path, *own)[1].path == clip
     assert {path.name for path in tmp_path.iterdir()} == {clip.name}
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_file_of_the_users_that_is_called_as_one_of_the_demo_stays(tmp_path):
+    import demo
+
+    (tmp_path / "photo.png").write_text("my holiday")
+    given = argparse.Namespace(image=None, track=None, point=None, box=None, no_photo=False)
+    with pytest.raises(demo.DemoError, match=r"photo\.png is there, and no demo wrote it"):
+        demo.samples_of(given, tmp_path, None, None)
+    assert (tmp_path / "photo.png").read_text() == "my holiday"
+    sample = demo.photo_sample(tmp_path)
+    (tmp_path / "summary.json").write_text(json.dumps({"runs": [{"files": sample.files}]}))
+    demo.forget_results(tmp_path, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "told"),
+    [
+        ("a.png", ("--point=700,100",), "input_point: entry 1, [700, 100], is outside the image"),
+        ("a.png", ("--box=-90,-90,-5,-5",), "input_box: entry 1, [-90, -90, -5, -5], is outside the image"),
+        ("a.jfif", (), "Ikomia goes by the end of a file's name and takes no .jfif"),
+    ],
+)
+def test_a_mistake_with_a_picture_of_ones_own_is_told_before_anything_runs(tmp_path, checkout, name, where, told):
+    Image.new("RGB", (90, 60)).save(tmp_path / name, "PNG")
+    out = tmp_path / "out"
+    process = run_demo(checkout, tmp_path / "home", "--out", str(out), "--image", str(tmp_path / name), *where)
+    assert process.returncode == 1
+    assert told in process.stderr
+    assert not out.exists()
 
 
 @pytest.mark.usefixtures("tools")

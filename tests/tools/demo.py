@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 from drawing import RGB, Colour, Named, Tile, contact_sheet, with_names, with_prompt
-from PIL import Image, ImageOps
+from PIL import Image
 from samples import (
     AUTOMATIC,
     FOLLOWED,
@@ -39,6 +39,7 @@ from samples import (
     Point,
     Prompt,
     Sample,
+    checked,
     own_sample,
     photo_sample,
     scene_sample,
@@ -110,6 +111,7 @@ class Result:
     Attributes:
         parameters: the parameters that were set.
         seconds: time of `run_on`, reading the picture included.
+        picture: (H, W, 3) uint8, as the model saw it.
         overlays: per mask output (H, W, 3) uint8, the picture with its masks.
         labels: per mask output (H, W) uint8.
         legends: per mask output a picture of the names and colours.
@@ -120,6 +122,7 @@ class Result:
 
     parameters: dict[str, str]
     seconds: float
+    picture: RGB = field(repr=False)
     overlays: list[RGB] = field(repr=False)
     labels: list[RGB] = field(repr=False)
     legends: list[RGB] = field(repr=False)
@@ -163,11 +166,14 @@ class SegmentingWorkflow:
         self.workflow.run_on(path=str(image))
         seconds = time.perf_counter() - start
 
+        from infer_segment_anything_2.segmentation.images import to_rgb8
+
         *label_images, instances = [self.task.get_output(i) for i in range(1, self.task.get_output_count())]
         picture = self.task.get_output(0)
         return Result(
             parameters=wanted,
             seconds=seconds,
+            picture=to_rgb8(picture.get_image()),
             overlays=[picture.get_image_with_mask(output) for output in label_images],
             labels=[output.get_mask() for output in label_images],
             legends=[output.get_legend() for output in label_images],
@@ -254,8 +260,7 @@ def scores_text(scores: Sequence[float]) -> str:
 
 def sheet_row(sample: Sample, runs: Sequence[Run], width: int = 320) -> list[Tile]:
     """The picture and its results side by side."""
-    picture = ImageOps.exif_transpose(Image.open(sample.path)).convert("RGB")  # turned, as OpenCV reads it
-    tiles = [Tile(with_prompt(np.asarray(picture), Prompt(), width), sample.name)]
+    tiles = [Tile(with_prompt(runs[0].result.picture, Prompt(), width), sample.name)]
     for run in runs:
         outputs = len(run.result.overlays)
         for output in range(1, outputs + 1):
@@ -288,22 +293,33 @@ def make_workflows(model: str) -> dict[str, SegmentingWorkflow]:
 
 
 def forget_results(out: Path, kept: Sequence[Path]) -> None:
-    """Delete what an earlier demo wrote to `out` but the files `kept`, and nothing else."""
+    """Delete what an earlier demo wrote to `out` but the files `kept`, and nothing else.
+
+    Raises:
+        DemoError: a file of somebody else's has the name of one that the demo writes.
+    """
     summary = out / "summary.json"
     try:
         files = [file for run in json.loads(summary.read_text())["runs"] for file in run["files"]]
     except (OSError, ValueError, LookupError, TypeError):
+        for name in ("overview.png", "photo.png", "clip.mp4", FOLLOWED, summary.name):
+            if (out / name).exists():
+                raise DemoError(
+                    f"{out / name} is there, and no demo wrote it: give the results a folder of their own (OUT=)."
+                ) from None
         return
     for path in (out / Path(file).name for file in (*files, "overview.png", summary.name)):
         if path.resolve() not in kept:
             path.unlink(missing_ok=True)
 
 
-def demo(out: Path, model: str, samples: Sequence[Sample], clip: Clip | None) -> str:
+def demo(args: argparse.Namespace, out: Path) -> str:
     """Run the workflows on pictures and on a video, write their results to `out` and return a table of them."""
+    model, own = args.model, own_pictures(args, out)
     start = time.perf_counter()
     workflows = make_workflows(model)
     load_seconds = time.perf_counter() - start
+    samples, clip = samples_of(args, out, *own)  # now that nothing is missing
 
     rows, sheet, summary = [("picture", "workflow", "masks", "predicted IoU", "seconds")], [], []
     settings = {"automatic": AUTOMATIC.get(model, {}), "point": {"multimask_output": "True"}}
@@ -323,7 +339,7 @@ def demo(out: Path, model: str, samples: Sequence[Sample], clip: Clip | None) ->
                     "seconds": round(result.seconds, 3),
                     "parameters": result.parameters,
                     "masks": [vars(found) for found in result.found],
-                    "files": write_run(out, run, workflow.task),
+                    "files": write_run(out, run, workflow.task) + sample.files,
                 }
             )
             runs.append(run)
@@ -374,7 +390,7 @@ def own_clip(path: Path, point: Point | None, box: Box | None) -> Clip:
         raise DemoError(f"{path} has no frame.")
     middle = None if box else (frame.shape[1] // 2, frame.shape[0] // 2)
     points = [point or middle] if point or middle else []
-    return Clip(path, Prompt(points=points, labels=[1] * len(points), boxes=[box] if box else []))
+    return Clip(path, checked(Prompt(points=points, labels=[1] * len(points), boxes=[box] if box else []), frame))
 
 
 def path_of_user(text: str) -> Path:
@@ -414,15 +430,23 @@ def what_next(model: str, samples: bool) -> str:
     return "\n".join(lines)
 
 
-def samples_of(args: argparse.Namespace, out: Path) -> tuple[list[Sample], Clip | None]:
-    """The pictures and the video to run on: the user's picture, or video, or the samples, which are written to `out`."""
+def own_pictures(args: argparse.Namespace, out: Path) -> tuple[Sample | None, Clip | None]:
+    """The user's picture, or video."""
     own = own_sample(args.image, args.point, args.box) if args.image else None
     video = own_clip(args.track, args.point, args.box) if args.track else None
-    given = [path.resolve() for path in (args.image, args.track) if path]
-    if (out / FOLLOWED).resolve() in given:
-        raise DemoError(f"{args.track} is where the demo writes its own video: give it another name.")
-    out.mkdir(parents=True, exist_ok=True)  # now that nothing is missing
-    forget_results(out, given)
+    written = {(out / name).resolve() for name in (FOLLOWED, "overview.png")}
+    for path in (args.image, args.track):
+        if path and path.resolve() in written:
+            raise DemoError(f"{path} is what the demo itself writes: give it another name.")
+    return own, video
+
+
+def samples_of(
+    args: argparse.Namespace, out: Path, own: Sample | None, video: Clip | None
+) -> tuple[list[Sample], Clip | None]:
+    """The pictures and the video to run on: the user's picture, or video, or the samples, which are written to `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    forget_results(out, [path.resolve() for path in (args.image, args.track) if path])
     if own is not None or video is not None:
         return [own] if own is not None else [], video
     if args.no_photo:
@@ -458,7 +482,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = args.out.absolute()
     try:
         prepare_home(args.home)
-        print(demo(out, args.model, *samples_of(args, out)))
+        print(demo(args, out))
     except (DemoError, RuntimeError, ValueError, OSError) as error:
         print(f"The demo stopped: {readable(error)}", file=sys.stderr)
         return 1

@@ -16,6 +16,8 @@ from skimage.feature import Cascade
 
 import cv2  # isort: skip
 
+from infer_segment_anything_2.segmentation.images import to_rgb8  # isort: skip
+
 #: What counts as which colour: the nearest one of these, as RGB.
 COLOURS = {
     "red": (215, 30, 55),
@@ -134,8 +136,7 @@ class FacesAndBlobs(dataprocess.CObjectDetectionTask):
     def run(self) -> None:
         """Find the faces, or else the blobs, of input 0."""
         self.begin_task_run()
-        image = self.get_input(0).get_image()
-        rgb = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else np.ascontiguousarray(image[..., :3])
+        rgb = to_rgb8(self.get_input(0).get_image())  # of 16 bits and floats as the plugin sees them
         found = [("face", 1.0, box) for box in find_faces(rgb)]
         found = found or [(f"{blob.colour} thing", blob.fills, blob.box) for blob in find_blobs(rgb)]
         names = list(dict.fromkeys(name for name, _, _ in found))

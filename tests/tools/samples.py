@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -85,12 +85,13 @@ def scene_objects() -> dict[int, npt.NDArray[np.bool_]]:
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture to segment, and where to point in it."""
+    """A picture to segment, where to point in it, and the files that were written for it."""
 
     name: str
     path: Path
     point: Prompt
     box_and_points: Prompt
+    files: list[str] = field(default_factory=list)
 
 
 def scene_sample() -> Sample:
@@ -116,25 +117,40 @@ def photo_sample(folder: Path) -> Sample:
         path,
         Prompt(points=[(226, 110)]),
         Prompt(points=[(390, 430), (298, 356)], labels=[1, 0], boxes=[(285, 340, 503, 512)]),
+        [path.name],
     )
+
+
+def checked(prompt: Prompt, image: npt.NDArray[np.uint8]) -> Prompt:
+    """A prompt, refused in the plugin's words where it lies outside a picture (H, W, 3)."""
+    from infer_segment_anything_2.segmentation.objects import typed_objects
+
+    points, boxes = np.float32(prompt.points).reshape(-1, 2), np.float32(prompt.boxes).reshape(-1, 4)
+    typed_objects(points, np.int64(prompt.labels), boxes, image.shape[:2])
+    return prompt
 
 
 def own_sample(path: Path, point: Point | None = None, box: Box | None = None) -> Sample:
     """The user's picture; without a point its centre, without a box one of half its size, less one of its corners."""
-    import ikomia  # noqa: F401 - brings the cv2 by which it reads pictures: turned as their EXIF data say
+    from ikomia.dataio import CDataImageIO  # brings the cv2 by which it reads pictures: turned as their EXIF data say
 
     import cv2  # isort: skip
 
-    image = cv2.imread(str(path)) if path.is_file() else None
+    if path.is_file() and not CDataImageIO.is_image_format(path.suffix):
+        raise DemoError(
+            f"{path}: Ikomia goes by the end of a file's name and takes no {path.suffix or 'file without one'}. Rename it, or "
+            "save it as PNG."
+        )
+    image = cv2.imread(str(path), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH) if path.is_file() else None
     if image is None:
         reason = "is not a picture that OpenCV can read" if path.exists() else "does not exist"
         raise DemoError(f"{path} {reason}.")
     name = re.sub(r"\W+", "_", path.stem).strip("_") or "image"
     height, width = image.shape[:2]
     centre = (width // 2, height // 2)
-    at_point = Prompt(points=[point or centre])
+    at_point = checked(Prompt(points=[point or centre]), image)
     if box is not None:
-        return Sample(name, path.absolute(), at_point, Prompt(boxes=[box]))
+        return Sample(name, path.absolute(), at_point, checked(Prompt(boxes=[box]), image))
     middle = (width // 4, height // 4, width - width // 4, height - height // 4)
     corner = (middle[0] + (middle[2] - middle[0]) // 20, middle[1] + (middle[3] - middle[1]) // 20)
     return Sample(name, path.absolute(), at_point, Prompt(points=[centre, corner], labels=[1, 0], boxes=[middle]))
