@@ -25,7 +25,12 @@ def in_a_sentence(function: Callable[P, R]) -> Callable[P, R]:
         except Exception as error:
             logger.debug("The trace of: %s", error, exc_info=True)
             fault = error.with_traceback(None)
-        raise fault from None
+            # What it came from holds the frames that failed, and images and tensors with them, until a garbage collection.
+            fault.__cause__ = fault.__context__ = None
+        try:
+            raise fault
+        finally:
+            del fault  # for the same reason: its trace holds this frame
 
     return told
 

@@ -48,9 +48,10 @@ class RunProgress:
 
     def searched(self, done: int, total: int | None) -> None:
         """Show that `done` of `total` batches are done."""
-        if self._bar is None:
-            self._bar = tqdm(total=total, desc="Segmenting", unit="batch", disable=is_unseen(), leave=False)
-        self._bar.update(done - self._bar.n)
+        if self._bar is None and not is_unseen():
+            self._bar = tqdm(total=total, desc="Segmenting", unit="batch", leave=False)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
         self._advance(self._start + (PROGRESS_STEPS - self._start) * done // max(total or 1, 1))
         self.check()
 

@@ -8,6 +8,7 @@ import os
 import re
 import urllib.request
 from base64 import b64encode
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -62,7 +63,8 @@ def _stream(url: str, path: Path, max_bytes: int, on_progress: Progress | None) 
         total = int(length) if length.isdecimal() else None
         if total is not None and total > max_bytes:
             raise OSError(f"the server offers {total} bytes, more than the {max_bytes} that the checkpoint can have")
-        with tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, disable=is_unseen()) as bar:
+        seen = nullcontext() if is_unseen() else tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024)
+        with seen as bar:
             # read1 gives what has arrived, not only full chunks: the download from a slow server can be stopped, too.
             while chunk := response.read1(_CHUNK_BYTES):
                 file.write(chunk)
@@ -70,7 +72,8 @@ def _stream(url: str, path: Path, max_bytes: int, on_progress: Progress | None) 
                 done += len(chunk)
                 if done > max_bytes:
                     raise OSError(f"the server sends more than the {max_bytes} bytes that the checkpoint can have")
-                bar.update(len(chunk))
+                if bar is not None:
+                    bar.update(len(chunk))
                 if on_progress is not None:
                     on_progress(done, total)
         if total is not None and done < total:

@@ -334,7 +334,7 @@ def _with_bar(images: Mapping[str, Masks] | Iterable[tuple[str, Masks]], title: 
     total = len(images) if isinstance(images, Sized) else None
     quiet = is_unseen() or (total is not None and total < MANY)
     pairs = images.items() if isinstance(images, Mapping) else images
-    yield from tqdm(pairs, total=total, desc=title, unit="image", disable=quiet, leave=False)
+    yield from pairs if quiet else tqdm(pairs, total=total, desc=title, unit="image", leave=False)
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -56,8 +56,8 @@ def memory_errors() -> Iterator[None]:
     """Raise :class:`GPUMemoryError` or :class:`MainMemoryError` in place of what torch, numpy and others raise."""
     try:
         yield
-    except (MemoryError, RuntimeError, OSError) as error:
-        clear = as_memory_error(error)
+    except Exception as error:  # OpenCV's is nothing more special
+        clear = None if isinstance(error, ValueError) else as_memory_error(error)
         if clear is None or clear is error:
             raise
         raise clear from error

@@ -85,6 +85,7 @@ def missing_for_video(model: SAM2Base) -> list[str]:
 def _build(config: str, apply_postprocessing: bool) -> SAM2Base:
     """The model of a config, its weights still to be filled in."""
     tree = read_config(config)
+    _let_no_cache_warm_up(tree["model"])
     try:
         # A few small constants are drawn all the same: spare the caller's random generator.
         with _WithoutInitialWeights(), torch.random.fork_rng(devices=[]):
@@ -96,6 +97,15 @@ def _build(config: str, apply_postprocessing: bool) -> SAM2Base:
             f"config_file {shown(config)} describes no model that sam2 can build: {in_short(error)}. "
             "Accepted: a YAML file like those in sam2/configs."
         ) from error
+
+
+def _let_no_cache_warm_up(node: Any) -> None:
+    """Keep sam2's position encodings from a GPU that may not be meant: their caches are filled when they are used."""
+    if isinstance(node, dict):
+        if str(node.get("_target_")).endswith(".PositionEmbeddingSine"):
+            node["warmup_cache"] = False
+        for value in node.values():
+            _let_no_cache_warm_up(value)
 
 
 class _WithoutInitialWeights(TorchFunctionMode):
@@ -116,6 +126,10 @@ class _WithoutInitialWeights(TorchFunctionMode):
         if getattr(function, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         if function in (torch.Tensor.uniform_, torch.Tensor.normal_):
+            return args[0]
+        if function is torch.Tensor.to and args[1:] == (
+            "cuda",
+        ):  # of sam2's RoPEAttention: the model is moved as a whole, later
             return args[0]
         return function(*args, **kwargs)
 

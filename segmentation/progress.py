@@ -11,6 +11,12 @@ What it raises ends the work."""
 
 
 def is_unseen() -> bool:
-    """Whether nobody would see a bar: stderr is no terminal but a log file, say, or does not exist at all, as in an application
-    with windows."""
-    return sys.stderr is None or not sys.stderr.isatty()
+    """Whether nobody would see a bar: stderr is no terminal but a log file, say, or is closed, or does not exist at all, as in
+    an application with windows.
+
+    Then no bar is made: tqdm starts a thread even for one that is disabled, and settles how multiprocessing starts processes.
+    """
+    try:
+        return not sys.stderr.isatty()
+    except (AttributeError, ValueError):  # None, or an object that passes on what is written to it
+        return True

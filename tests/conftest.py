@@ -16,6 +16,9 @@ _folder = tempfile.TemporaryDirectory(prefix="ikomia-home-")
 HOME = Path(_folder.name)
 os.environ["HOME"] = str(HOME)
 os.environ["TORCH_HOME"] = str(HOME / "torch")
+os.environ.setdefault(
+    "HYPOTHESIS_STORAGE_DIRECTORY", str(HOME / "hypothesis")
+)  # not in the checkout, whoever runs pytest
 os.environ["IKOMIA_AUTO_COMPLETION"] = "False"
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 PLUGINS = HOME / "Ikomia" / "Plugins" / "Python"

@@ -118,7 +118,6 @@ def test_automatic_mode_takes_fewer_points_at_once_until_they_fit(both, settings
     settings = AutomaticSettings(**settings | {"points_per_side": 16, "points_per_batch": 256})
     expected = segmenter.generate(image, settings)
     segmenter.forget_images()
-    segmenter.predictor.reset_predictor()
     little_memory(600)
     with caplog.at_level(logging.WARNING):
         found = segmenter.generate(image, settings)
@@ -135,7 +134,6 @@ def test_a_gpu_without_memory_is_an_error_that_says_so_and_the_next_run_works(bo
     prompts = typed_objects(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), BOXES, image.shape[:2])
     (expected,) = segmenter.predict(image, prompts)
     segmenter.forget_images()
-    segmenter.predictor.reset_predictor()
     little_memory(1)
     with pytest.raises(MemoryError, match="memory of the GPU ran out"):
         segmenter.predict(image, prompts)

@@ -64,13 +64,14 @@ def test_a_box_around_an_object_gives_that_object(workflow, algo, scene, objects
 
 
 def test_a_background_point_takes_something_away(workflow, algo, scene, objects):
-    """Two objects under one box: a point on one and off the other keeps the one."""
+    """A point on one object and one off another keep the one: without its label the second point would add the other."""
     big = sorted(range(len(objects)), key=lambda i: -int(objects[i].sum()))[:2]
     keep, drop = (objects[i] for i in big)
-    (labels,) = masks_for(
-        workflow, algo, scene, input_point=[inner_point(keep), inner_point(drop)], input_point_label=[1, 0]
-    )
-    assert (labels[keep] > 0).mean() > (labels[drop] > 0).mean() + 0.5
+    points = [inner_point(keep), inner_point(drop)]
+    (off,) = masks_for(workflow, algo, scene, input_point=points, input_point_label=[1, 0])
+    (on,) = masks_for(workflow, algo, scene, input_point=points, input_point_label=[1, 1])
+    assert (off[keep] > 0).mean() > (off[drop] > 0).mean() + 0.5
+    assert (on[drop] > 0).mean() > (off[drop] > 0).mean() + 0.5
 
 
 def test_automatic_mode_finds_most_objects(workflow, algo, scene, objects):

@@ -174,7 +174,7 @@ def test_the_plugin_imports_only_what_its_requirements_name():
     lines = (ROOT / "requirements.txt").read_text().split()
     declared = {re.split(r"[<>=~]", line)[0].lower().replace("-", "_") for line in lines}
     provided_by = {"PIL": "pillow", "hydra": "hydra_core", "yaml": "omegaconf", "annotated_types": "pydantic"}
-    for path in [*ROOT.glob("*.py"), *(ROOT / "segmentation").glob("*.py")]:
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("segmentation/*.py"), *ROOT.glob("bridge/*.py")]:
         for name in imported_names(path) - set(sys.stdlib_module_names) - {"", "ikomia", "cv2", NAME}:
             if (ROOT / "segmentation" / f"{name}.py").exists():
                 continue  # a relative import
@@ -259,7 +259,7 @@ def test_all_who_lint_use_one_version_of_ruff():
 
 
 def test_nothing_is_printed():
-    for path in [*ROOT.glob("*.py"), *(ROOT / "segmentation").glob("*.py")]:
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("segmentation/*.py"), *ROOT.glob("bridge/*.py")]:
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         assert not [c for c in calls if getattr(c.func, "id", "") == "print"], path.name
 

@@ -13,10 +13,13 @@ import sys
 import weakref
 import zipfile
 
+import ikomia  # noqa: F401 - brings the cv2 below
 import numpy as np
 import pytest
 import torch
 from skimage import data
+
+import cv2  # isort: skip
 
 from infer_segment_anything_2.segmentation.checkpoints import CATALOGUE, CheckpointError, fetch_checkpoint
 from infer_segment_anything_2.segmentation.crops import Crop
@@ -70,11 +73,11 @@ def predict(segmenter: Segmenter, image: np.ndarray):
     [
         (RuntimeError(OF_TORCH), MainMemoryError, CPU),
         (RuntimeError(OF_TORCH_ON_WINDOWS), MainMemoryError, CPU),
-        (RuntimeError(OF_OPENCV), MainMemoryError, CPU),
         (RuntimeError("std::bad_alloc"), MainMemoryError, CPU),
         (MemoryError(), MainMemoryError, CPU),
         (np._core._exceptions._ArrayMemoryError((9, 9), np.dtype(float)), MainMemoryError, CPU),
         (OSError(12, "Cannot allocate memory"), MainMemoryError, CPU),
+        (cv2.error(OF_OPENCV), MainMemoryError, CPU),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB."), GPUMemoryError, GPU),
         (RuntimeError("CUDA error: out of memory"), GPUMemoryError, GPU),
         (
@@ -299,6 +302,7 @@ for megabytes in (10, 60, 120, 250, 4000):
     found[megabytes] = run(large)
     if megabytes < 100:  # not enough for anything
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+    algo._segmenter.forget_images()
     assert run(small) == expected
 if mode == "automatic":
     assert os.wait()[1] == 0

@@ -324,6 +324,16 @@ def test_a_part_that_was_saved_by_its_own_names_is_that_part(
     assert all(torch.equal(found[name], {**state, **tuned}[name].float()) for name in state)
 
 
+def test_a_model_for_the_cpu_leaves_a_gpu_that_is_there_alone(
+    nano_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be full, and a forked process must not touch it: sam2's own constructors do, wherever torch sees one."""
+    expected = load_model(nano_weights, NANO.config, "cpu", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = load_model(nano_weights, NANO.config, "cpu", True)
+    assert [name for name, _ in found.named_modules()] == [name for name, _ in expected.named_modules()]
+
+
 def test_parts_are_completed_anew_for_another_model_name(
     nano_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

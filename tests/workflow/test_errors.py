@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
+import weakref
 
 import numpy as np
 import pytest
+
+from infer_segment_anything_2.bridge.errors import in_a_sentence
 
 IMAGE = np.zeros((50, 60, 3), np.uint8)
 
@@ -57,3 +61,27 @@ def test_after_an_error_the_next_run_works(workflow, algo):
     algo.set_parameters({"input_point": "[30, 5]", "model_weight_file": ""})
     workflow.run_on(array=IMAGE)
     assert algo.get_output(1).get_mask().shape == IMAGE.shape[:2]
+
+
+def test_an_error_holds_nothing_of_what_the_run_had_made(caplog):
+    """Images and tensors would stay until the next garbage collection, and a run that had no memory would find less the next
+    time."""
+    made = []
+
+    @in_a_sentence
+    def run() -> None:
+        large = np.zeros(9)
+        made.append(weakref.ref(large))
+        try:
+            raise RuntimeError("of torch")
+        except RuntimeError as error:
+            raise MemoryError("a sentence") from error
+
+    caplog.set_level(logging.INFO, "infer_segment_anything_2")  # or caplog itself would hold the trace
+    gc.disable()
+    try:
+        with pytest.raises(MemoryError, match="a sentence"):
+            run()
+        assert made[0]() is None
+    finally:
+        gc.enable()

@@ -17,7 +17,7 @@ import oracle
 import pytest
 import torch
 from conftest import NAME
-from ikomia import dataprocess
+from ikomia import core, dataprocess
 from ikomia.dataprocess.workflow import Workflow
 from PIL import Image
 from pycocotools.coco import COCO
@@ -26,7 +26,7 @@ from tools.video import darkened, frames_of, moving_window, that_loses_what_is_d
 from infer_segment_anything_2.segmentation.export import save_coco
 from infer_segment_anything_2.segmentation.images import shown_range
 from infer_segment_anything_2.segmentation.objects import Object
-from infer_segment_anything_2.segmentation.sequence import _told_apart
+from infer_segment_anything_2.segmentation.sequence import Place, _told_apart
 
 FRAMES = 5
 BOX = "[70, 20, 190, 130]"
@@ -387,15 +387,52 @@ def test_a_frame_in_which_an_object_cannot_join_can_be_tried_again(seeing, monke
     assert seen.rles == expected.rles
 
 
-def test_a_detector_that_never_finds_anything_costs_no_encoding_and_is_told_of_once(seeing, caplog):
-    first, *others = moving_window(3)
+def test_a_detector_that_never_finds_anything_costs_no_encoding_and_is_told_of_once(seeing, caplog, monkeypatch):
+    from infer_segment_anything_2.segmentation.image_predictor import ImagePredictor
+
+    monkeypatch.setattr(ImagePredictor, "embed", lambda *_: pytest.fail("a frame was encoded"))
     with caplog.at_level(logging.WARNING):
-        seen = Seen(seeing, before=(Detector([], [], []),)).on(first)
-        before = seen.algo._segmenter.predictor.encoded
-        seen.on(*others)
+        seen = Seen(seeing, before=(Detector([], [], []),)).on(*moving_window(3))
     assert caplog.text.count("The connected task found nothing to segment: the result is empty.") == 1
     assert [len(masks) for masks in seen.masks] == [0] * 3
-    assert seen.algo._segmenter.predictor.encoded == before
+
+
+def test_a_video_behind_a_detector_that_is_run_again_begins_anew(seeing, video):
+    found = [("pot", (70, 20, 120, 110), 7)]
+    alone = Seen(seeing, before=(Detector(*[found] * FRAMES),))
+    alone.workflow.run_on(path=str(video))
+    assert len(alone.rles) == FRAMES
+    twice = Seen(seeing, before=(Detector(*[found] * 2 * FRAMES),))
+    for _ in range(2):
+        twice.workflow.run_on(path=str(video))
+    assert twice.rles == alone.rles * 2
+
+
+def test_what_is_drawn_on_the_first_frame_is_followed_and_another_drawing_begins_anew(seeing):
+    frames = moving_window(3)
+
+    def drawing(*boxes: list[int]) -> dataprocess.CGraphicsInput:
+        graphics = dataprocess.CGraphicsInput()
+        graphics.set_items([core.CGraphicsRectangle(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes])
+        return graphics
+
+    one, two = json.loads(BOX), json.loads(TWO_BOXES)
+    seen = Seen(seeing)
+    seen.algo.set_input(drawing(one), 1)
+    seen.on(*frames[:2])
+    seen.algo.set_input(drawing(*two), 1)
+    seen.on(frames[2])
+    assert seen.rles[:2] == Seen(seeing, {"input_box": BOX}).on(*frames[:2]).rles
+    assert seen.rles[2:] == Seen(seeing, {"input_box": TWO_BOXES}).on(frames[2]).rles
+
+
+def test_a_video_that_jumps_forward_goes_on(seeing, monkeypatch):
+    from infer_segment_anything_2 import infer_segment_anything_2_process as process
+
+    frames, places = moving_window(3), [Place("a.mp4", position) for position in (0, 1, 7)]
+    expected = Seen(seeing, {"input_box": BOX}).on(*frames).rles
+    monkeypatch.setattr(process, "place_of", lambda _: places.pop(0))
+    assert Seen(seeing, {"input_box": BOX}).on(*frames).rles == expected
 
 
 def test_a_prompt_outside_the_frame_is_refused_and_the_next_one_followed(seeing):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import logging
 import signal
@@ -12,6 +13,10 @@ import weakref
 import numpy as np
 import pytest
 from conftest import NAME
+from tqdm import tqdm
+
+from infer_segment_anything_2.bridge import progress
+from infer_segment_anything_2.bridge.progress import RunProgress
 
 AUTOMATIC = {
     "points_per_side": "6",
@@ -537,7 +542,8 @@ def test_values_that_are_set_during_a_run_count_from_the_next_one_on(workflow, a
         patch.setattr(AutomaticSettings, "check", set_meanwhile)
         workflow.run_on(array=astronaut)
     np.testing.assert_array_equal(mask_of(algo), expected)
-    assert algo.get_output_count() == 4  # three label images, though instances are wanted from the next run on
+    assert algo.get_output_count() == 5  # with the instances, which are declared as soon as they are wanted
+    assert not algo.get_output(4).is_data_available()  # and come with the next run
     with pytest.raises(RuntimeError, match=r"/nowhere/my\.pt does not exist"):
         workflow.run_on(array=astronaut)
 
@@ -625,10 +631,49 @@ def test_the_progress_bar_ends_exactly_full(workflow, algo, astronaut, params):
     assert len(steps) == algo.get_progress_steps()
 
 
-def test_nothing_is_drawn_on_a_stream_that_is_no_terminal(workflow, algo, astronaut, capfd):
+def test_studios_bar_moves_with_every_batch(workflow, algo, astronaut, monkeypatch):
+    steps, told, searched = [], [], RunProgress.searched
+
+    def watch(bar, done, total):
+        searched(bar, done, total)
+        told.append((len(steps), 100 * done // total))
+
+    monkeypatch.setattr(RunProgress, "searched", watch)
+    algo.emit_step_progress = lambda: steps.append(1)
+    algo.set_parameters(AUTOMATIC | {"points_per_side": "4", "points_per_batch": "3"})
+    workflow.run_on(array=astronaut[5:, 5:])  # that nobody has searched before
+    assert len(told) == 7
+    assert all(moved == wanted for moved, wanted in told)
+
+
+class PassesOn:
+    """What many programs put in place of stderr: it can be written to, and no more."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", ["terminal", "file", "passes on", "closed", "none"])
+def test_a_bar_is_drawn_on_a_terminal_only(workflow, algo, astronaut, monkeypatch, kind):
+    stream = PassesOn() if kind == "passes on" else io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False) if kind == "terminal" else None
+    if kind == "closed":
+        stream.close()
     algo.set_parameters(AUTOMATIC)
-    workflow.run_on(array=astronaut)
-    assert "Segmenting" not in "".join(capfd.readouterr())
+    rows = 10 + len(kind)  # a picture that nobody has searched before
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None if kind == "none" else stream)
+        patch.setattr(progress, "tqdm", tqdm if kind == "terminal" else pytest.fail)  # not even one that is disabled
+        workflow.run_on(array=astronaut[rows:])
+    if kind not in ("closed", "none"):
+        text = stream.text if kind == "passes on" else stream.getvalue()
+        assert ("Segmenting" in text) == (kind == "terminal")
 
 
 @pytest.fixture
