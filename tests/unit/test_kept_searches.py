@@ -125,7 +125,8 @@ def test_stricter_thresholds_decode_nothing(segmenter, decoded):
     }.items():
         segmenter.generate(IMAGE, replace(LAXER, **{name: value}), progress=lambda *progress: told.append(progress))
     segmenter.generate(IMAGE, replace(LAXER, stability_score_thresh=0.0, box_nms_thresh=1.0))
-    assert (decoded, told) == ([], [])
+    assert decoded == []
+    assert set(told) == {(0, 0)}  # while small regions are removed: of no batch none is done
     assert segmenter.predictor.encoded == 1
 
 
