@@ -58,9 +58,12 @@ def memory_errors() -> Iterator[None]:
         yield
     except Exception as error:  # OpenCV's is nothing more special
         clear = None if isinstance(error, ValueError) else as_memory_error(error)
-        if clear is None or clear is error:
-            raise
-        raise clear from error
+        try:
+            if clear is None or clear is error:
+                raise
+            raise clear from error
+        finally:
+            del clear  # its trace holds this frame, which would keep both, and all that the work had made
 
 
 @dataclass

@@ -264,22 +264,48 @@ def test_what_an_earlier_demo_wrote_can_be_the_input_unless_it_would_be_written_
     own = demo.own_pictures(given, tmp_path)
     assert old.exists()
     assert demo.samples_of(given, tmp_path, *own)[1].path == clip
-    assert {path.name for path in tmp_path.iterdir()} == {clip.name}
+    assert {path.name for path in tmp_path.iterdir()} == {clip.name, "summary.json"}
 
 
 @pytest.mark.usefixtures("tools")
-def test_a_file_of_the_users_that_is_called_as_one_of_the_demo_stays(tmp_path):
+@pytest.mark.parametrize("name", ["photo.png", "clip.mp4", "overview.png"])
+@pytest.mark.parametrize("summary", [None, {"runs": [{"files": ["before.png"]}]}], ids=["another folder", "a demo's"])
+def test_a_file_of_the_users_that_is_called_as_one_of_the_demo_stays(tmp_path, name, summary):
     import demo
 
-    (tmp_path / "photo.png").write_text("my holiday")
+    (tmp_path / name).write_text("my holiday")
+    if summary:
+        (tmp_path / "summary.json").write_text(json.dumps(summary))
     given = argparse.Namespace(image=None, track=None, point=None, box=None, no_photo=False)
-    with pytest.raises(demo.DemoError, match=r"photo\.png is there, and no demo wrote it"):
-        demo.samples_of(given, tmp_path, None, None)
-    assert (tmp_path / "photo.png").read_text() == "my holiday"
-    sample = demo.photo_sample(tmp_path)
-    (tmp_path / "summary.json").write_text(json.dumps({"runs": [{"files": sample.files}]}))
-    demo.forget_results(tmp_path, [])
-    assert list(tmp_path.iterdir()) == []
+    if summary and name == "overview.png":  # that of the demo
+        demo.own_pictures(given, tmp_path)
+        return
+    with pytest.raises(demo.DemoError, match=rf"{name} is there, and no demo wrote it"):
+        demo.own_pictures(given, tmp_path)
+    assert (tmp_path / name).read_text() == "my holiday"
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_demo_that_was_interrupted_can_be_run_again_and_leaves_nothing_of_its_samples(tmp_path):
+    import demo
+
+    given = argparse.Namespace(image=None, track=None, point=None, box=None, no_photo=False)
+    for _ in range(2):
+        demo.samples_of(given, tmp_path, *demo.own_pictures(given, tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "clip.mp4", "summary.json"}
+    given.no_photo = True
+    demo.samples_of(given, tmp_path, None, None)
+    assert {path.name for path in tmp_path.iterdir()} == {"summary.json"}
+
+
+@pytest.mark.usefixtures("tools")
+def test_corners_in_the_wrong_order_are_taken_as_the_plugin_takes_them(tmp_path):
+    import samples
+
+    Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
+    assert samples.own_sample(tmp_path / "a.png", None, (200.0, 180.0, 20.0, 30.0)).box_and_points.boxes
+    with pytest.raises(ValueError, match="has no area"):
+        samples.own_sample(tmp_path / "a.png", None, (20.0, 30.0, 20.0, 180.0))
 
 
 @pytest.mark.parametrize(

@@ -292,25 +292,15 @@ def make_workflows(model: str) -> dict[str, SegmentingWorkflow]:
     return workflows
 
 
-def forget_results(out: Path, kept: Sequence[Path]) -> None:
-    """Delete what an earlier demo wrote to `out` but the files `kept`, and nothing else.
-
-    Raises:
-        DemoError: a file of somebody else's has the name of one that the demo writes.
-    """
-    summary = out / "summary.json"
+def files_of_before(out: Path) -> set[str]:
+    """The names of what an earlier demo wrote to `out`; none where its summary is not there."""
     try:
-        files = [file for run in json.loads(summary.read_text())["runs"] for file in run["files"]]
+        runs = json.loads((out / "summary.json").read_text())["runs"]
+        files = {Path(file).name for run in runs for file in run["files"]}
     except (OSError, ValueError, LookupError, TypeError):
-        for name in ("overview.png", "photo.png", "clip.mp4", FOLLOWED, summary.name):
-            if (out / name).exists():
-                raise DemoError(
-                    f"{out / name} is there, and no demo wrote it: give the results a folder of their own (OUT=)."
-                ) from None
-        return
-    for path in (out / Path(file).name for file in (*files, "overview.png", summary.name)):
-        if path.resolve() not in kept:
-            path.unlink(missing_ok=True)
+        return set()
+    of_photo = {"photo.png"} if any(file.startswith("photo_") for file in files) else set()  # not listed at first
+    return files | of_photo | {"overview.png", "summary.json"}
 
 
 def demo(args: argparse.Namespace, out: Path) -> str:
@@ -430,14 +420,23 @@ def what_next(model: str, samples: bool) -> str:
     return "\n".join(lines)
 
 
+def written_by(args: argparse.Namespace) -> list[str]:
+    """The names that a demo of these arguments writes under in any case."""
+    if args.image or args.track:
+        return ["overview.png", "summary.json", *([FOLLOWED] if args.track else [])]
+    return ["overview.png", "summary.json", *([] if args.no_photo else ["photo.png", "clip.mp4", FOLLOWED])]
+
+
 def own_pictures(args: argparse.Namespace, out: Path) -> tuple[Sample | None, Clip | None]:
     """The user's picture, or video."""
     own = own_sample(args.image, args.point, args.box) if args.image else None
     video = own_clip(args.track, args.point, args.box) if args.track else None
-    written = {(out / name).resolve() for name in (FOLLOWED, "overview.png")}
-    for path in (args.image, args.track):
-        if path and path.resolve() in written:
+    given, before = [path for path in (args.image, args.track) if path], files_of_before(out)
+    for path in (out / name for name in written_by(args)):
+        if path.resolve() in [one.resolve() for one in given]:
             raise DemoError(f"{path} is what the demo itself writes: give it another name.")
+        if path.exists() and path.name not in before:
+            raise DemoError(f"{path} is there, and no demo wrote it: give the results a folder of their own (OUT=).")
     return own, video
 
 
@@ -446,7 +445,12 @@ def samples_of(
 ) -> tuple[list[Sample], Clip | None]:
     """The pictures and the video to run on: the user's picture, or video, or the samples, which are written to `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    forget_results(out, [path.resolve() for path in (args.image, args.track) if path])
+    kept = [path.resolve() for path in (args.image, args.track) if path]
+    for path in (out / file for file in files_of_before(out)):
+        if path.resolve() not in kept:
+            path.unlink(missing_ok=True)
+    # At once, so that a demo that was interrupted is known as one.
+    (out / "summary.json").write_text(json.dumps({"runs": [{"files": written_by(args)}]}))
     if own is not None or video is not None:
         return [own] if own is not None else [], video
     if args.no_photo:

@@ -124,9 +124,11 @@ def photo_sample(folder: Path) -> Sample:
 def checked(prompt: Prompt, image: npt.NDArray[np.uint8]) -> Prompt:
     """A prompt, refused in the plugin's words where it lies outside a picture (H, W, 3)."""
     from infer_segment_anything_2.segmentation.objects import typed_objects
+    from infer_segment_anything_2.segmentation.prompt_text import parse_boxes, parse_labels, parse_points
 
-    points, boxes = np.float32(prompt.points).reshape(-1, 2), np.float32(prompt.boxes).reshape(-1, 4)
-    typed_objects(points, np.int64(prompt.labels), boxes, image.shape[:2])
+    text = prompt.parameters()
+    points, labels = parse_points(text["input_point"]), parse_labels(text["input_point_label"])
+    typed_objects(points, labels, parse_boxes(text["input_box"]), image.shape[:2])
     return prompt
 
 

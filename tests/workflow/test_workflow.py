@@ -666,11 +666,16 @@ def test_a_bar_is_drawn_on_a_terminal_only(workflow, algo, astronaut, monkeypatc
     if kind == "closed":
         stream.close()
     algo.set_parameters(AUTOMATIC)
-    rows = 10 + len(kind)  # a picture that nobody has searched before
+    searched, told = RunProgress.searched, []
+    rows = 10 + ["terminal", "file", "passes on", "closed", "none"].index(
+        kind
+    )  # a picture that nobody has searched before
     with monkeypatch.context() as patch:
+        patch.setattr(RunProgress, "searched", lambda *args: (told.append(args), searched(*args)))
         patch.setattr(sys, "stderr", None if kind == "none" else stream)
         patch.setattr(progress, "tqdm", tqdm if kind == "terminal" else pytest.fail)  # not even one that is disabled
         workflow.run_on(array=astronaut[rows:])
+    assert told
     if kind not in ("closed", "none"):
         text = stream.text if kind == "passes on" else stream.getvalue()
         assert ("Segmenting" in text) == (kind == "terminal")
