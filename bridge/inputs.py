@@ -105,11 +105,12 @@ def pointed_at(
         return typed
     if has_detections or has_graphics:
         if has_detections:
-            found = detected_objects(detections.get_objects(), image_hw, warn.each)
+            found = detected_objects(detections.get_objects(), image_hw)
             if not has_graphics and has_drawing(graphics):
                 warn("What is drawn is not used: the detections of the connected task count.")
         else:
             found = graphics_objects(graphics.get_items(), image_hw)
+        _warn_of_lost(found, warn.each)
         if not found and not parameters.track:  # or the objects of earlier frames are still followed
             warn(NOTHING_FOUND)
         return found
@@ -117,25 +118,28 @@ def pointed_at(
     return drawn_objects(items, parameters.input_point_label.value, image_hw, warn.each) or None
 
 
-def detected_objects(detections: Sequence[Any], image_hw: tuple[int, int], warn: Callable[[str], None]) -> list[Object]:
+def _warn_of_lost(found: Sequence[Object], warn: Callable[[str], None]) -> None:
+    """Say how many of the objects of a connected task are no prompt."""
+    lost = sum(not thing.is_prompt for thing in found)
+    if lost:
+        warn(f"{lost} of {len(found)} detections lie outside the image or have no area: their masks are empty.")
+
+
+def detected_objects(detections: Sequence[Any], image_hw: tuple[int, int]) -> list[Object]:
     """One object for each of Ikomia's detections, with its label, id and confidence.
 
     A rotated box counts as the rectangle around it. What this plugin itself labelled "mask 1" has no name. A box outside the
-    image or without area is no prompt: its mask will be empty, and one warning names how many there are.
+    image or without area is no prompt: its mask will be empty.
 
     Args:
         detections: items with a box [x, y, width, height], or [center x, center y, width, height, degrees].
         image_hw: height and width of the image in pixels.
-        warn: tells the user.
     """
     objects = []
     for found in detections:
         box = box_inside(corners_of(list(found.box)), image_hw)
         name = "" if OWN_LABEL.fullmatch(found.label) else found.label
         objects.append(Object(box=box, name=name, id=found.id, confidence=found.confidence))
-    lost = sum(thing.box is None for thing in objects)
-    if lost:
-        warn(f"{lost} of {len(objects)} detections lie outside the image or have no area: their masks are empty.")
     return objects
 
 

@@ -39,13 +39,17 @@ class Object:
         """Lists become arrays, and corners of a box that come in another order are put right.
 
         Raises:
-            ValueError: labels of another count than the points or other than 0 and 1, or a number that is not finite.
+            ValueError: labels of another count than the points or other than 0 and 1, points that are not x and y, or a number
+                that is not finite.
         """
-        points = np.asarray(self.points, np.float32).reshape(-1, 2)
-        labels = match_labels(np.asarray(self.labels, np.int32).ravel(), len(points), "labels")
-        box = None if self.box is None else np.asarray(self.box, np.float32).reshape(4)
+        points, labels = np.asarray(self.points, np.float32), np.asarray(self.labels)
+        if points.ndim > 1 and points.shape[-1] != 2:
+            raise ValueError(f"points: their shape is {points.shape}; accepted is (P, 2), x and y of each.")
         if not np.isin(labels, (0, 1)).all():
-            raise ValueError(f"labels: {listed(labels)}: accepted are 1, on the object, and 0, off it.")
+            raise ValueError(f"labels: {listed(labels.ravel())}: accepted are 1, on the object, and 0, off it.")
+        points = points.reshape(-1, 2)
+        labels = match_labels(labels.astype(np.int32).ravel(), len(points), "labels")
+        box = None if self.box is None else np.asarray(self.box, np.float32).reshape(4)
         if box is not None:
             box = np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])])
         for name, value in (("points", points), ("labels", labels), ("box", box)):
@@ -188,11 +192,13 @@ def clipped_boxes(
     """Boxes (B, 4) xyxy cut at the edges of the image.
 
     Raises:
-        ValueError: a box wholly outside the image, by its name in `names`.
+        ValueError: a box without area or wholly outside the image, by its name in `names`.
     """
     height, width = image_hw
     clipped, usable = _clipped(boxes, image_hw)
     for i in np.flatnonzero(~usable)[:1]:
+        if (boxes[i, 2:] <= boxes[i, :2]).any():
+            raise ValueError(f"{names[i]}, {listed(boxes[i])}, has no area; accepted is one with width and height.")
         raise ValueError(
             f"{names[i]}, {listed(boxes[i])}, is outside the image, which is {width} pixels wide and {height} "
             "high; accepted is a box that overlaps it."
@@ -204,7 +210,7 @@ def inside(objects: Sequence[Object], image_hw: tuple[int, int]) -> list[Object]
     """The objects with boxes cut at the edges of the image.
 
     Raises:
-        ValueError: a point or a whole box outside the image.
+        ValueError: a point or a whole box outside the image, or a box without area.
     """
     found = []
     for k, thing in enumerate(objects, start=1):

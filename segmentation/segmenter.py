@@ -39,7 +39,7 @@ from .surroundings import own_settings
 from .threads import steady_threads
 from .tracker import Tracker
 
-#: Prompted objects in one call of the mask decoder: each takes some 10 MB there with a released model.
+#: Prompted objects in one call of the mask decoder: each takes some 30 MB there with a released model.
 MAX_OBJECTS_AT_ONCE = 64
 
 #: What SAM 2.1 has and SAM 2.0 has not, both for videos.
@@ -123,7 +123,7 @@ class Segmenter:
             input_size_percent: encode the image at this size; masks are always at the size of `image`.
 
         Raises:
-            ValueError: a point or a whole box outside the image.
+            ValueError: a point or a whole box outside the image, or a box without area.
 
         Returns:
             One :class:`Masks` per candidate, three or one, in the model's order; in each the masks of all objects in their
@@ -247,7 +247,7 @@ class Segmenter:
             mask_threshold, input_size_percent: as in :meth:`predict`.
 
         Raises:
-            ValueError: a point or a whole box outside the image.
+            ValueError: a point or a whole box outside the image, or a box without area.
 
         Returns:
             The places in `objects` of those that are followed, and their masks in this frame.

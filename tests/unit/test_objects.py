@@ -259,6 +259,8 @@ def test_the_corners_of_an_objects_box_are_put_right():
         ({"points": [[np.nan, 5]]}, r"points: \[nan, 5\]: accepted are finite"),
         ({"box": [0, 0, np.inf, 5]}, r"box: \[0, 0, inf, 5\]: accepted are finite"),
         ({"points": [[1, 2]], "labels": [7]}, r"labels: \[7\]: accepted are 1, on the object, and 0"),
+        ({"points": [[1, 2]], "labels": [0.7]}, r"labels: \[0.7\]: accepted are 1, on the object, and 0"),
+        ({"points": [[1, 2, 1], [3, 4, 0]]}, r"points: their shape is \(2, 3\); accepted is \(P, 2\)"),
     ],
 )
 def test_an_object_of_what_is_no_prompt_is_refused(what, said):
@@ -271,5 +273,7 @@ def test_what_lies_outside_the_image_is_refused_by_the_objects_place_and_a_box_i
         inside([Object(), Object(points=[[50, 9]])], (20, 40))
     with pytest.raises(ValueError, match=r"object 1: its box, \[50, 0, 60, 9\], is outside the image"):
         inside([Object(box=[50, 0, 60, 9])], (20, 40))
+    with pytest.raises(ValueError, match=r"object 1: its box, \[9, 0, 9, 5\], has no area"):
+        inside([Object(box=[9, 0, 9, 5])], (20, 40))
     (thing,) = inside([Object(box=[-5, 3, 60, 9])], (20, 40))
     np.testing.assert_array_equal(thing.box, [0, 3, 40, 9])

@@ -259,6 +259,16 @@ class InParts(Instances):
 
 @pytest.mark.qt
 @pytest.mark.parametrize("connect", [chain, connected_to_graphics_alone], ids=["as detections", "as graphics"])
+def test_a_box_that_cannot_be_used_is_told_of_however_its_task_is_connected(astronaut, connect, caplog):
+    workflow, algo = connect(Detector(*THREE, ("bird", (900, 900, 20, 20))))
+    with caplog.at_level(logging.WARNING):
+        workflow.run_on(array=astronaut)
+    assert names_of(algo) == ["pot", "plate", "cup", "bird"]
+    assert "1 of 4 detections lie outside the image or have no area: their masks are empty." in caplog.text
+
+
+@pytest.mark.qt
+@pytest.mark.parametrize("connect", [chain, connected_to_graphics_alone], ids=["as detections", "as graphics"])
 def test_a_thing_in_parts_counts_once(astronaut, connect):
     workflow, algo = connect(InParts(2))
     workflow.run_on(array=astronaut)
