@@ -9,7 +9,7 @@ CACHE  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/infer_segment_anything_2
 # One folder per checkout, so that two of them never share an installation.
 WORK   := $(CACHE)/$(shell pwd -P | tr -d '\n' | cksum | cut -d' ' -f1)
 ifneq ($(words $(WORK)),1)
-$(error "$(WORK)" has a blank in it, which make does not take: make … CACHE=/a/folder/without/one)
+$(error The path "$(WORK)" has a space in it, which make does not handle. Choose another folder: make … CACHE=/path/without/spaces)
 endif
 VENV   := $(WORK)/venv
 QT5    := $(WORK)/qt5
@@ -50,7 +50,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo       segment sample pictures and follow through a clip, or IMAGE=photo.jpg or TRACK=video.mp4, POINT=x,y BOX=x,y,x,y, with MODEL=$(MODEL); writes to OUT=$(OUT)"
-	@echo "make test       lint and all tests"
+	@echo "make test       lint and all tests but the two below"
 	@echo "make test-slow  the tests that take minutes or gigabytes"
 	@echo "make test-install  install from a hub with Ikomia's own installer, in new environments"
 	@echo "make package    the zip that the hub hands out: $(PACKAGE)"

@@ -208,7 +208,8 @@ class InferSegmentAnything2(TaskWithMasks):
             self._warn_once("cuda: no CUDA device was found, the CPU computes instead.")
         if parameters.config_file and not parameters.model_weight_file:
             self._warn_once(
-                "config_file: it belongs to model_weight_file, which is empty; it is used with the weights of model_name."
+                "config_file: it is set and model_weight_file is empty, so the weights of model_name are used with it. Empty "
+                "it if you did not mean that."
             )
         with blamed_on_config(parameters.config_file):
             self._segmenter = open_segmenter(

@@ -37,8 +37,8 @@ BOXES = (core.GraphicsItem.RECTANGLE, core.GraphicsItem.ELLIPSE, core.GraphicsIt
 #: What to tell where a stroke finds nothing. Studio gives a task the layer of a drawing when the task is connected or another
 #: image is chosen, and not when a first item is drawn on the image (read in its source).
 NOTHING_DRAWN = (
-    "Nothing is drawn for this task: the result is empty. If something is, click the drawing input of the task in Studio's "
-    "workflow and choose its layer. A run searches the whole image."
+    "Nothing is drawn for this algorithm: the result is empty. If you see a drawing, click the drawing input of the algorithm "
+    "in Studio's workflow and choose the layer of the drawing. Apply without a drawing segments everything in the image."
 )
 
 

@@ -313,7 +313,7 @@ def test_corners_in_the_wrong_order_are_taken_as_the_plugin_takes_them(tmp_path)
     [
         ("a.png", ("--point=700,100",), "input_point: entry 1, [700, 100], is outside the image"),
         ("a.png", ("--box=-90,-90,-5,-5",), "input_box: entry 1, [-90, -90, -5, -5], is outside the image"),
-        ("a.jfif", (), "Ikomia goes by the end of a file's name and takes no .jfif"),
+        ("a.jfif", (), "Ikomia goes by the suffix of a file and does not read .jfif"),
     ],
 )
 def test_a_mistake_with_a_picture_of_ones_own_is_told_before_anything_runs(tmp_path, checkout, name, where, told):

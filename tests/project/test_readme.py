@@ -170,7 +170,7 @@ def default_is_nano(monkeypatch):
 def run(block: str, images_url: str) -> dict:
     """Execute a block with its image taken from the local server, and return its variables."""
     offline = re.sub(r'url="https://github.com/[^"]*"', f'url="{images_url}/sample_scene.png"', block)
-    offline = offline.replace(HOST, images_url)
+    offline = offline.replace(HOST, images_url).replace("sam2.1_hiera_small", "sam2_hiera_nano")
     assert "https://" not in offline
     (Path.home() / "Ikomia" / "Data").mkdir(exist_ok=True)
     variables: dict = {}

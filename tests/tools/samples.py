@@ -140,8 +140,8 @@ def own_sample(path: Path, point: Point | None = None, box: Box | None = None) -
 
     if path.is_file() and not CDataImageIO.is_image_format(path.suffix):
         raise DemoError(
-            f"{path}: Ikomia goes by the end of a file's name and takes no {path.suffix or 'file without one'}. Rename it, or "
-            "save it as PNG."
+            f"{path}: Ikomia goes by the suffix of a file and does not read {path.suffix or 'one without'}. Call a JPEG .jpg, "
+            "or save the picture as PNG."
         )
     image = cv2.imread(str(path), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH) if path.is_file() else None
     if image is None:

@@ -621,7 +621,7 @@ def test_a_config_that_is_left_from_weights_of_ones_own_is_warned_of(workflow, a
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             workflow.run_on(array=astronaut)
-    assert caplog.text.count("config_file: it belongs to model_weight_file, which is empty") == 1
+    assert caplog.text.count("config_file: it is set and model_weight_file is empty") == 1
 
 
 def test_outputs_are_those_of_the_parameters_that_are_set_during_a_run(workflow, algo, astronaut, monkeypatch):

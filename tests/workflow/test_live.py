@@ -131,7 +131,7 @@ def test_removing_the_last_drawn_item_empties_the_result_and_a_run_searches(live
     assert not labels_of(live).any()
     assert live.get_output(1).get_class_names() == ["background"]
     assert [len(masks) for masks in live.get_masks()] == [0]
-    assert caplog.text.count("Nothing is drawn for this task: the result is empty.") == 1
+    assert caplog.text.count("Nothing is drawn for this algorithm: the result is empty.") == 1
     workflow.run_on(array=astronaut)
     assert labels_of(live).any()
 
@@ -143,7 +143,7 @@ def test_removing_the_last_drawn_item_empties_the_result_also_with_labels_for_dr
     for nothing in ([], [core.CGraphicsText("a note", 5, 5)]):
         draw(live, *nothing)
         assert not labels_of(live).any()
-        assert live.get_param_object().news.text.startswith("Nothing is drawn for this task: the result is empty.")
+        assert live.get_param_object().news.text.startswith("Nothing is drawn for this algorithm: the result is empty.")
         with pytest.raises(RuntimeError, match=r"input_point_label: 1 label\(s\) for 0 point\(s\)"):
             workflow.run_on(array=astronaut)
         draw(live, point(*FACE))
@@ -164,7 +164,7 @@ def test_without_any_drawing_a_stroke_never_searches_the_image(live, monkeypatch
     monkeypatch.setattr(type(live._segmenter), "generate", lambda *_, **__: pytest.fail("automatic mode"))
     live.graphics_changed()  # of an input that has no layer of drawings yet
     assert not labels_of(live).any()
-    assert "If something is, click the drawing input of the task" in live.get_param_object().news.text
+    assert "If you see a drawing, click the drawing input of the algorithm" in live.get_param_object().news.text
 
 
 def test_what_is_typed_wins_over_strokes_and_the_panel_hears_of_it(live, astronaut, monkeypatch):
