@@ -43,6 +43,10 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(WORK)/hypothesis
 export IKOMIA_AUTO_COMPLETION := False
 # Somebody else's packages, of ROS for one, would come before those that are installed here.
 unexport PYTHONPATH PYTHONHOME
+# Empty it means the same as unset, but torch would keep its models in the current folder.
+ifeq ($(XDG_CACHE_HOME),)
+unexport XDG_CACHE_HOME
+endif
 # Many containers set it. Without a cache each of the tests' many processes would compile torch anew, for ten seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
