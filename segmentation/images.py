@@ -95,9 +95,11 @@ def has_low_contrast(image: npt.NDArray, rgb8: npt.NDArray[np.uint8]) -> bool:
         return False
     step = math.isqrt(rgb8.size // _SAMPLES) + 1
     low, high = np.percentile(rgb8[::step, ::step], [_CUT, 100 - _CUT])
+    if high - low >= _FEW_GREY_VALUES:
+        return False
     spread = int(rgb8.max()) - int(rgb8.min())
     is_cut_out = low == high and spread == 255
-    return bool(high - low < _FEW_GREY_VALUES) and spread > 0 and not is_cut_out
+    return spread > 0 and not is_cut_out
 
 
 def channels_of(image: npt.NDArray) -> npt.NDArray:

@@ -127,9 +127,8 @@ class _WithoutInitialWeights(TorchFunctionMode):
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         if function in (torch.Tensor.uniform_, torch.Tensor.normal_):
             return args[0]
-        if function is torch.Tensor.to and args[1:] == (
-            "cuda",
-        ):  # of sam2's RoPEAttention: the model is moved as a whole, later
+        # Of sam2's RoPEAttention: the model is moved as a whole, later.
+        if function is torch.Tensor.to and args[1:] == ("cuda",):
             return args[0]
         return function(*args, **kwargs)
 

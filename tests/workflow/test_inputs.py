@@ -221,16 +221,8 @@ def test_what_is_off_an_object_counts_to_the_one_drawn_before_it_or_else_to_the_
 
 
 def test_what_a_connected_task_draws_may_be_called_as_a_side_is():
-    names = [
-        "0",
-        "1",
-        "Foreground",
-        "Background",
-        "cat",
-        "Default",
-        "",
-        "mask 1",
-    ]  # the last one as this plugin's instances
+    # The last one as this plugin's own instances are.
+    names = ["0", "1", "Foreground", "Background", "cat", "Default", "", "mask 1"]
     objects = graphics_objects([rectangle(10 * k, 0, 9, 9, name) for k, name in enumerate(names)], HW)
     assert [thing.name for thing in objects] == [*names[:5], "", "", ""]
 

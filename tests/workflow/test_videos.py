@@ -101,28 +101,10 @@ class Seen:
         return [list(masks.ids) for masks in self.masks]
 
 
-def test_values_that_are_set_during_a_frame_count_from_the_next_one_on(seeing, monkeypatch):
+def run_while_track_is_switched_off(seen: Seen, frame: np.ndarray, monkeypatch) -> None:
+    """A run on a frame that began with track, of which the model is opened after that was switched off."""
     from infer_segment_anything_2 import infer_segment_anything_2_process as process
 
-    frame, seen = moving_window(1)[0], Seen(seeing, {"input_box": BOX})
-    make_request = process.make_request
-
-    def set_meanwhile(*args):
-        seen.algo.set_parameters({"track": "False"})
-        return make_request(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(process, "make_request", set_meanwhile)
-        seen.on(frame)
-    seen.on(frame)
-    assert [masks.is_followed for masks in seen.masks] == [True, False]
-
-
-def test_a_frame_of_before_track_was_switched_on_again_counts_for_nothing(seeing, monkeypatch):
-    """Also of a run that began before it was switched off, and still had to load its model."""
-    from infer_segment_anything_2 import infer_segment_anything_2_process as process
-
-    frames, seen = moving_window(2), Seen(seeing, {"input_box": BOX})
     make_request = process.make_request
 
     def switch_off(*args):
@@ -131,7 +113,20 @@ def test_a_frame_of_before_track_was_switched_on_again_counts_for_nothing(seeing
 
     with monkeypatch.context() as patch:
         patch.setattr(process, "make_request", switch_off)
-        seen.on(frames[0])
+        seen.on(frame)
+
+
+def test_values_that_are_set_during_a_frame_count_from_the_next_one_on(seeing, monkeypatch):
+    frame, seen = moving_window(1)[0], Seen(seeing, {"input_box": BOX})
+    run_while_track_is_switched_off(seen, frame, monkeypatch)
+    seen.on(frame)
+    assert [masks.is_followed for masks in seen.masks] == [True, False]
+
+
+def test_a_frame_of_before_track_was_switched_on_again_counts_for_nothing(seeing, monkeypatch):
+    """Also of a run that began before it was switched off, and still had to load its model."""
+    frames, seen = moving_window(2), Seen(seeing, {"input_box": BOX})
+    run_while_track_is_switched_off(seen, frames[0], monkeypatch)
     seen.algo.set_parameters({"track": "True"})
     assert seen.on(frames[1]).rles[1:] == Seen(seeing, {"input_box": BOX}).on(frames[1]).rles
 

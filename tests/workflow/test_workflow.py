@@ -659,17 +659,19 @@ class PassesOn:
         pass
 
 
-@pytest.mark.parametrize("kind", ["terminal", "file", "passes on", "closed", "none"])
+STREAMS = ["terminal", "file", "passes on", "closed", "none"]
+
+
+@pytest.mark.parametrize("kind", STREAMS)
 def test_a_bar_is_drawn_on_a_terminal_only(workflow, algo, astronaut, monkeypatch, kind):
     stream = PassesOn() if kind == "passes on" else io.StringIO()
-    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False) if kind == "terminal" else None
+    if kind == "terminal":
+        monkeypatch.setattr(stream, "isatty", lambda: True)
     if kind == "closed":
         stream.close()
     algo.set_parameters(AUTOMATIC)
     searched, told = RunProgress.searched, []
-    rows = 10 + ["terminal", "file", "passes on", "closed", "none"].index(
-        kind
-    )  # a picture that nobody has searched before
+    rows = 10 + STREAMS.index(kind)  # a picture that nobody has searched before
     with monkeypatch.context() as patch:
         patch.setattr(RunProgress, "searched", lambda *args: (told.append(args), searched(*args)))
         patch.setattr(sys, "stderr", None if kind == "none" else stream)
